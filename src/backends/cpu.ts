@@ -1,0 +1,92 @@
+import koffi from 'koffi'
+import type { Backend } from '../tensor/backend.ts'
+import { bind } from '../tensor/bind.ts'
+import { slotsOf, symbolOf } from '../tensor/contracts.ts'
+import type { Args, Bindings, Kernel } from '../tensor/kernel.ts'
+import { ArgumentBlock } from '../tensor/pack.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+
+/** Called after every kernel with its name, the seconds it took, and the tensors and numbers it was given. */
+export type Profiler = (
+  kernel: Kernel,
+  seconds: number,
+  bindings: Readonly<Record<string, Tensor | number | undefined>>,
+) => void
+
+interface Loaded {
+  readonly block: ArgumentBlock
+  readonly call: { f32: (slots: BigUint64Array) => void; bf16: (slots: BigUint64Array) => void }
+}
+
+/** The C++ kernels of a built library (native.ts), run on a pool of `threads` threads of the whole process. */
+export function cpuBackend(library: string, level: string, threads: number): Backend & { profiler?: Profiler } {
+  const lib = koffi.load(library)
+  const allocate = lib.func('void* halfbyte_alloc(int64_t bytes)')
+  const release = lib.func('void halfbyte_free(void* data)')
+  const copyIn = lib.func('void halfbyte_copy(void* to, const void* from, int64_t bytes)')
+  const copyOut = lib.func('halfbyte_copy', 'void', [koffi.out('void*'), 'const void*', 'int64_t'])
+  const setZero = lib.func('void halfbyte_zero(void* to, int64_t bytes)')
+  lib.func('void halfbyte_threads(int32_t threads)')(threads)
+
+  const loaded = new Map<Kernel, Loaded>()
+  const load = (kernel: Kernel): Loaded => {
+    const find = (act: 'f32' | 'bf16') => {
+      const symbol = symbolOf(kernel, act)
+      try {
+        return lib.func(`void ${symbol}(void* args)`)
+      } catch {
+        throw new Error(`the cpu backend has no kernel ${symbol}`)
+      }
+    }
+    const entry = { block: new ArgumentBlock(kernel, slotsOf(kernel)), call: { f32: find('f32'), bf16: find('bf16') } }
+    loaded.set(kernel, entry)
+    return entry
+  }
+
+  const usage = { bytes: 0, allocations: 0 }
+  return {
+    name: 'cpu',
+    description: { level, threads },
+    activations: 'f32',
+    usage,
+    alloc(bytes) {
+      const address: bigint | null = allocate(bytes)
+      if (!address) throw new Error(`out of memory: ${bytes} bytes wanted, ${usage.bytes} in use`)
+      usage.bytes += bytes
+      usage.allocations++
+      return { bytes, address }
+    },
+    free(memory) {
+      usage.bytes -= memory.bytes
+      release(memory.address)
+    },
+    write(memory, offset, data) {
+      copyIn(memory.address + BigInt(offset), data, data.byteLength)
+    },
+    read(memory, offset, into) {
+      copyOut(into, memory.address + BigInt(offset), into.byteLength)
+    },
+    zero(memory, offset, bytes) {
+      setZero(memory.address + BigInt(offset), bytes)
+    },
+    copy(from, fromOffset, to, toOffset, bytes) {
+      copyIn(to.address + BigInt(toOffset), from.address + BigInt(fromOffset), bytes)
+    },
+    run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>) {
+      const contract = kernel as unknown as Kernel
+      const given = bindings as Readonly<Record<string, Tensor | number | undefined>>
+      const { dims, act } = bind(contract, given)
+      const { block, call } = loaded.get(contract) ?? load(contract)
+      const slots = block.fill(given, dims)
+      if (!this.profiler) call[act](slots)
+      else {
+        const start = process.hrtime.bigint()
+        call[act](slots)
+        this.profiler(contract, Number(process.hrtime.bigint() - start) / 1e9, given)
+      }
+    },
+    close() {
+      for (const kernel of loaded.keys()) loaded.delete(kernel)
+    },
+  } as Backend & { profiler?: Profiler }
+}

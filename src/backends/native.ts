@@ -1,0 +1,155 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { availableParallelism, homedir, platform, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { contractsHeader } from '../tensor/contracts.ts'
+import type { Kernel } from '../tensor/kernel.ts'
+import type { Level } from './levels.ts'
+
+/**
+ * Compiles the C++ kernels with the system's compiler into one shared library per instruction level.
+ *
+ * Objects and libraries are cached by the hash of everything that goes into them: source, headers, flags, compiler version.
+ * They are written beside and renamed into place, so that two processes may build at once. Contraction into FMA is off: a
+ * kernel that wants an FMA writes it.
+ */
+
+const commonFlags = [
+  '-std=c++20',
+  '-O3',
+  '-ffp-contract=off',
+  '-fno-math-errno',
+  '-fno-trapping-math',
+  '-fPIC',
+  '-pthread',
+  '-Wall',
+  '-Wno-unknown-pragmas',
+]
+
+export class CompilerError extends Error {}
+
+const hash = (...parts: string[]): string => {
+  const digest = createHash('sha256')
+  for (const part of parts) digest.update(part).update('\0')
+  return digest.digest('hex').slice(0, 20)
+}
+
+/** The C++ compiler and its version line, or undefined if there is none. `CXX` names another one. */
+export function findCompiler(): { command: string; version: string } | undefined {
+  const candidates = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++']
+  for (const command of candidates) {
+    const { status, stdout } = spawnSync(command, ['--version'], { encoding: 'utf8' })
+    if (status === 0) return { command, version: stdout.split('\n')[0]! }
+  }
+  return undefined
+}
+
+/** Where compiled kernels are kept: beside the package if that can be written, else in the user's cache directory. */
+function cacheDirectory(root: string): string {
+  for (const directory of [
+    join(root, 'dist', 'native'),
+    join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'halfbyte'),
+    join(tmpdir(), 'halfbyte-native'),
+  ]) {
+    try {
+      mkdirSync(directory, { recursive: true })
+      rmSync(mkdtempSync(join(directory, 'probe-')), { recursive: true })
+      return directory
+    } catch {}
+  }
+  throw new CompilerError(
+    'no directory to keep compiled kernels in: neither the package, the user cache nor the temporary directory can be written',
+  )
+}
+
+const compile = (command: string, args: string[]): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+    let errors = ''
+    child.stderr.on('data', chunk => (errors += chunk))
+    child.on('error', reject)
+    child.on('close', code =>
+      code === 0 ? resolve() : reject(new CompilerError(`${command} failed:\n${errors.slice(0, 4000)}`)),
+    )
+  })
+
+function sourcesUnder(directory: string): { sources: string[]; headers: string[] } {
+  const found = { sources: [] as string[], headers: [] as string[] }
+  for (const entry of readdirSync(directory, { recursive: true, encoding: 'utf8' }).sort()) {
+    if (entry.endsWith('.cpp')) found.sources.push(join(directory, entry))
+    else if (entry.endsWith('.h')) found.headers.push(join(directory, entry))
+  }
+  return found
+}
+
+/**
+ * The path of the library for `level`, built if it is not there.
+ * @param sourceDirectory the folder of kernels, searched for .cpp and .h files.
+ * @throws CompilerError if there is no compiler or it fails.
+ */
+export async function buildNative(
+  kernels: readonly Kernel[],
+  sourceDirectory: string,
+  root: string,
+  level: Level,
+  report: (message: string) => void,
+): Promise<string> {
+  const compiler = findCompiler()
+  if (!compiler)
+    throw new CompilerError(
+      'no C++ compiler found (tried c++, g++, clang++): install one (Debian: apt install g++; macOS: xcode-select --install), or use backend=reference',
+    )
+  const cache = cacheDirectory(root)
+  const { sources, headers } = sourcesUnder(sourceDirectory)
+  const contracts = contractsHeader(kernels)
+  const flags = [...commonFlags, ...level.flags]
+  const common = hash(compiler.version, flags.join(' '), contracts, ...headers.map(path => readFileSync(path, 'utf8')))
+  const objects = sources.map(source => ({
+    source,
+    path: join(cache, `${hash(common, readFileSync(source, 'utf8'))}.o`),
+  }))
+  const library = join(cache, `halfbyte-${level.name}-${hash(...objects.map(({ path }) => path))}.so`)
+  if (existsSync(library)) return library
+
+  const missing = objects.filter(({ path }) => !existsSync(path))
+  const started = Date.now()
+  report(`building the native kernels (${level.name}, ${missing.length} of ${objects.length} files, once) ...`)
+  const work = mkdtempSync(join(cache, 'build-'))
+  try {
+    writeFileSync(join(work, 'contracts.h'), contracts)
+    const include = ['-I', work, '-I', join(sourceDirectory, 'shared')]
+    const queue = missing.map(({ source, path }, i) => ({ source, path, temporary: join(work, `${i}.o`) }))
+    const worker = async () => {
+      for (let job = queue.shift(); job; job = queue.shift()) {
+        await compile(compiler.command, [...flags, ...include, '-c', job.source, '-o', job.temporary])
+        renameSync(job.temporary, job.path)
+      }
+    }
+    await Promise.all(Array.from({ length: availableParallelism() }, worker))
+    const temporary = join(work, 'library.so')
+    const linkFlags = platform() === 'linux' ? ['-Wl,-z,nodelete'] : []
+    await compile(compiler.command, [
+      '-shared',
+      '-pthread',
+      ...linkFlags,
+      ...objects.map(({ path }) => path),
+      '-o',
+      temporary,
+    ])
+    renameSync(temporary, library)
+  } finally {
+    rmSync(work, { recursive: true, force: true })
+  }
+  report(`built the native kernels in ${((Date.now() - started) / 1000).toFixed(1)} s`)
+  return library
+}

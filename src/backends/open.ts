@@ -1,0 +1,50 @@
+import { existsSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Backend } from '../tensor/backend.ts'
+import type { Kernel } from '../tensor/kernel.ts'
+import { cpuBackend } from './cpu.ts'
+import { chooseLevel } from './levels.ts'
+import { buildNative } from './native.ts'
+import { referenceBackend } from './reference.ts'
+
+export interface BackendOptions {
+  /** CPU threads; default: as many as the machine has for this process. */
+  threads?: number
+  /** Instruction level of the cpu backend; default: the best this processor has. */
+  level?: string
+  /** Receives progress lines, such as that kernels are being built; default: nothing. */
+  report?: (message: string) => void
+}
+
+/** The folder of this package, found by its package.json. */
+export function packageRoot(): string {
+  let directory = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(directory, 'package.json'))) directory = dirname(directory)
+  return directory
+}
+
+type Opener = (kernels: readonly Kernel[], options: BackendOptions) => Promise<Backend> | Backend
+
+/** Every backend by name. */
+export const backends: Readonly<Record<string, Opener>> = {
+  reference: () => referenceBackend(),
+  async cpu(kernels, { threads = availableParallelism(), level, report = () => {} }) {
+    const chosen = chooseLevel(level)
+    const root = packageRoot()
+    const library = await buildNative(kernels, join(root, 'src', 'kernels'), root, chosen, report)
+    return cpuBackend(library, chosen.name, threads)
+  },
+}
+
+/** @throws Error naming what is missing: an unknown backend, no compiler, an instruction level this processor lacks. */
+export async function openBackend(
+  name: string,
+  kernels: readonly Kernel[],
+  options: BackendOptions = {},
+): Promise<Backend> {
+  const open = backends[name]
+  if (!open) throw new Error(`backend "${name}" is unknown; use one of ${Object.keys(backends).join(', ')}`)
+  return open(kernels, options)
+}

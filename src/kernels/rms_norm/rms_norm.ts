@@ -1,0 +1,80 @@
+import { defineKernel, f32, i32, inout, input, output } from '../../tensor/kernel.ts'
+
+/**
+ * Root-mean-square normalisation of each row (docs/numerics.md, "Block maths"):
+ *
+ *   inverse[r] = 1 / sqrt(mean_c x[r,c]^2 + eps)          y[r,c] = x[r,c] * inverse[r] * w[c]
+ *
+ * `inverse` is kept for the backward pass. FP32 throughout: the product with w happens before y is rounded to its dtype
+ * (as TransformerEngine and Megatron; Hugging Face rounds before it).
+ */
+export const rmsNorm = defineKernel({
+  name: 'rms_norm',
+  args: {
+    y: output('act', 'rows', 'cols'),
+    inverse: output('f32', 'rows'),
+    x: input('act', 'rows', 'cols'),
+    w: input('f32', 'cols'),
+    eps: f32,
+  },
+  reference({ y, inverse, x, w, eps }, { rows, cols }) {
+    for (let r = 0; r < rows!; r++) {
+      let sum = 0
+      for (let c = 0; c < cols!; c++) sum += x[r * cols! + c]! ** 2
+      inverse[r] = 1 / Math.sqrt(sum / cols! + eps)
+      for (let c = 0; c < cols!; c++) y[r * cols! + c] = x[r * cols! + c]! * inverse[r]! * w[c]!
+    }
+  },
+  cases: [
+    { dims: { rows: 1, cols: 16 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 2048, cols: 1024 }, scalars: { eps: 1e-5 }, bench: true },
+  ],
+  tolerance: 1e-6,
+})
+
+/**
+ * With n = x * inverse and g = dy * w:
+ *
+ *   dx[r,c] (+)= inverse[r] * (g[r,c] - n[r,c] * mean_c(g[r,c] * n[r,c]))          dw[c] += sum_r dy[r,c] * n[r,c]
+ *
+ * `accumulate` 1 adds to dx, 0 overwrites it. dw is always added to, rows in order within fixed groups.
+ */
+export const rmsNormBackward = defineKernel({
+  name: 'rms_norm_backward',
+  args: {
+    dx: inout('act', 'rows', 'cols'),
+    dw: inout('f32', 'cols'),
+    dy: input('act', 'rows', 'cols'),
+    x: input('act', 'rows', 'cols'),
+    w: input('f32', 'cols'),
+    inverse: input('f32', 'rows'),
+    accumulate: i32,
+  },
+  reference({ dx, dw, dy, x, w, inverse, accumulate }, { rows, cols }) {
+    for (let r = 0; r < rows!; r++) {
+      const s = inverse[r]!
+      let dot = 0
+      for (let c = 0; c < cols!; c++) dot += dy[r * cols! + c]! * w[c]! * x[r * cols! + c]! * s
+      for (let c = 0; c < cols!; c++) {
+        const i = r * cols! + c
+        const n = x[i]! * s
+        const value = s * (dy[i]! * w[c]! - (n * dot) / cols!)
+        dx[i] = accumulate ? dx[i]! + value : value
+      }
+    }
+    for (let c = 0; c < cols!; c++) {
+      let sum = 0
+      for (let r = 0; r < rows!; r++) sum += dy[r * cols! + c]! * x[r * cols! + c]! * inverse[r]!
+      dw[c] = dw[c]! + sum
+    }
+  },
+  cases: [
+    { dims: { rows: 1, cols: 16 }, scalars: { accumulate: 0 } },
+    { dims: { rows: 7, cols: 80 }, scalars: { accumulate: 1 } },
+    { dims: { rows: 133, cols: 257 }, scalars: { accumulate: 0 } },
+    { dims: { rows: 2048, cols: 1024 }, scalars: { accumulate: 1 }, bench: true },
+  ],
+  tolerance: 2e-6,
+})

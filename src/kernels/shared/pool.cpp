@@ -1,0 +1,143 @@
+// The thread pool behind parallel_for, and memory for the cpu backend.
+//
+// Workers spin for a short while after a job, because the next kernel follows within microseconds, then sleep. Tasks are taken from
+// one atomic counter. Nested calls run on the calling thread.
+#include "cpu.h"
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+struct Pool {
+  std::vector<std::thread> workers;
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::atomic<uint64_t> generation{0};
+  std::atomic<int> sleeping{0};
+  std::atomic<bool> stopping{false};
+  std::atomic<int64_t> next{0};
+  std::atomic<int> running{0};
+  int64_t tasks = 0;
+  const std::function<void(int64_t)>* body = nullptr;
+
+  void take() {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) (*body)(task);
+  }
+
+  void work(uint64_t seen) {
+    for (;;) {
+      int spins = 0;
+      while (generation.load(std::memory_order_acquire) == seen) {
+        if (++spins < 20000) {
+          relax();
+          continue;
+        }
+        std::unique_lock<std::mutex> lock(mutex);
+        sleeping.fetch_add(1);
+        wake.wait(lock, [&] { return generation.load() != seen; });
+        sleeping.fetch_sub(1);
+      }
+      seen = generation.load(std::memory_order_acquire);
+      if (stopping.load()) return;
+      take();
+      running.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  void post() {
+    running.store((int)workers.size(), std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      generation.fetch_add(1, std::memory_order_release);
+    }
+    if (sleeping.load() > 0) wake.notify_all();
+  }
+
+  void resize(int threads) {
+    stop();
+    for (int i = 1; i < threads; i++) workers.emplace_back([this, seen = generation.load()] { work(seen); });
+  }
+
+  void stop() {
+    if (workers.empty()) return;
+    stopping.store(true);
+    post();
+    for (auto& worker : workers) worker.join();
+    workers.clear();
+    stopping.store(false);
+  }
+};
+
+// Never destroyed: a static destructor would join threads while the process is already being torn down.
+Pool& pool() {
+  static Pool* instance = new Pool;
+  return *instance;
+}
+
+thread_local bool inside = false;
+
+struct Region {
+  void* data = nullptr;
+  int64_t bytes = 0;
+};
+thread_local Region regions[8];
+
+void* aligned(int64_t bytes) {
+  void* data = nullptr;
+  const int64_t alignment = bytes >= (1 << 21) ? (1 << 21) : 64;
+  if (posix_memalign(&data, (size_t)alignment, (size_t)bytes) != 0) return nullptr;
+#if defined(__linux__)
+  if (bytes >= (1 << 21)) madvise(data, (size_t)bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+}  // namespace
+
+void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) {
+  Pool& p = pool();
+  if (inside || p.workers.empty() || tasks <= 1) {
+    for (int64_t task = 0; task < tasks; task++) body(task);
+    return;
+  }
+  p.tasks = tasks;
+  p.body = &body;
+  p.next.store(0, std::memory_order_relaxed);
+  p.post();
+  inside = true;
+  p.take();
+  inside = false;
+  while (p.running.load(std::memory_order_acquire) != 0) relax();
+}
+
+int thread_count() { return (int)pool().workers.size() + 1; }
+
+void* scratch(int slot, int64_t bytes) {
+  Region& region = regions[slot];
+  if (region.bytes < bytes) {
+    free(region.data);
+    region.bytes = bytes + bytes / 4;
+    region.data = aligned(region.bytes);
+  }
+  return region.data;
+}
+
+extern "C" void halfbyte_threads(int32_t threads) { pool().resize(threads); }
+extern "C" void* halfbyte_alloc(int64_t bytes) { return aligned(bytes); }
+extern "C" void halfbyte_free(void* data) { free(data); }
+extern "C" void halfbyte_copy(void* to, const void* from, int64_t bytes) { memmove(to, from, (size_t)bytes); }
+extern "C" void halfbyte_zero(void* to, int64_t bytes) { memset(to, 0, (size_t)bytes); }

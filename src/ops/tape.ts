@@ -1,0 +1,160 @@
+import { Arena } from '../tensor/arena.ts'
+import type { Backend, Memory } from '../tensor/backend.ts'
+import type { Activation, DType } from '../tensor/dtype.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+
+/**
+ * Reverse-mode differentiation over coarse ops.
+ *
+ * An op runs its kernels, then records how to go back and which tensors it will read then. Memory is counted by references: a
+ * scope holds what is allocated in it, a record holds what its backward pass reads, a Var holds its gradient; the last to let go
+ * frees. A model opens one scope per block, so temporaries of the forward pass die with their block.
+ */
+
+/** An activation on the tape. Its gradient has the shape and dtype of `value`. */
+export class Var {
+  readonly value: Tensor
+  /** Absent until the first contribution arrives. */
+  gradient: Tensor | undefined
+
+  constructor(value: Tensor) {
+    this.value = value
+  }
+}
+
+/**
+ * A trained tensor. `value`, `gradient` are FP32 views into flat buffers that outlive steps; gradients are added to over the
+ * micro-batches of a step.
+ */
+export interface Parameter {
+  /** Flat dotted name, as in a checkpoint: `backbone.layers.3.mixer.in_proj.weight`. */
+  readonly name: string
+  readonly shape: readonly number[]
+  readonly value: Tensor
+  readonly gradient: Tensor
+}
+
+interface Record {
+  readonly output: Var
+  readonly reads: readonly Tensor[]
+  readonly backward: (gradient: Tensor) => void
+}
+
+export class Tape {
+  readonly backend: Backend
+  readonly arena: Arena
+  readonly activations: Activation
+  /** False while only values are wanted: nothing is recorded and nothing is kept. */
+  recording = true
+  #records: Record[] = []
+  readonly #references = new Map<Memory, number>()
+  readonly #scopes: Memory[][] = []
+
+  constructor(backend: Backend, activations: Activation, arena = new Arena(backend)) {
+    this.backend = backend
+    this.activations = activations
+    this.arena = arena
+  }
+
+  /** Memory that dies at the end of the innermost scope unless something else holds it. Contents are undefined. */
+  allocate(dtype: DType | 'act', shape: readonly number[]): Tensor {
+    const scope = this.#scopes.at(-1)
+    if (!scope) throw new Error('the tape allocates only inside a scope')
+    const tensor = this.arena.alloc(dtype === 'act' ? this.activations : dtype, shape)
+    this.#references.set(tensor.memory, 1)
+    scope.push(tensor.memory)
+    return tensor
+  }
+
+  /**
+   * Runs `body`; what it allocated is freed unless recorded. A Var (or array of Vars) that it returns lives on in the enclosing
+   * scope.
+   */
+  scope<T>(body: () => T): T {
+    const owned: Memory[] = []
+    this.#scopes.push(owned)
+    let result: T
+    try {
+      result = body()
+    } finally {
+      this.#scopes.pop()
+    }
+    const parent = this.#scopes.at(-1)
+    const escaping = new Set<Memory>()
+    for (const value of Array.isArray(result) ? result : [result])
+      if (value instanceof Var) escaping.add(value.value.memory)
+    for (const memory of owned)
+      if (parent && escaping.has(memory)) parent.push(memory)
+      else this.#drop(memory)
+    return result
+  }
+
+  /**
+   * Records one op. `backward` is called once with the gradient of `output`, inside a scope; it adds to the gradients of the
+   * inputs and of parameters. `reads` are the tensors it will read: they are kept until then.
+   */
+  record(output: Var, reads: readonly Tensor[], backward: (gradient: Tensor) => void): void {
+    if (!this.recording) return
+    for (const tensor of reads) this.#hold(tensor.memory)
+    this.#records.push({ output, reads, backward })
+  }
+
+  /**
+   * Where the gradient of `v` is to be written: `accumulate` is 0 for the first contribution, which overwrites, and 1 for later
+   * ones, which add.
+   */
+  gradientOf(v: Var): { tensor: Tensor; accumulate: 0 | 1 } {
+    if (v.gradient) return { tensor: v.gradient, accumulate: 1 }
+    const tensor = this.arena.alloc(v.value.dtype, v.value.shape)
+    this.#references.set(tensor.memory, 1)
+    v.gradient = tensor
+    return { tensor, accumulate: 0 }
+  }
+
+  /**
+   * Makes `gradient` itself the first contribution to `v`, without a copy; returns false if `v` has a gradient already. Later
+   * contributions add to the shared memory, so whoever else shares it must have read it by then: true of a residual
+   * branch, whose backward ops all run before those that feed the branch point.
+   */
+  shareGradient(v: Var, gradient: Tensor): boolean {
+    if (v.gradient) return false
+    this.#hold(gradient.memory)
+    v.gradient = gradient
+    return true
+  }
+
+  /** Runs the recorded ops backwards from `output`, whose gradient must be set or is not needed by its op. */
+  differentiate(): void {
+    for (let record = this.#records.pop(); record; record = this.#records.pop()) {
+      const { output, reads, backward } = record
+      const gradient = output.gradient
+      if (gradient) {
+        this.scope(() => backward(gradient))
+        this.#drop(gradient.memory)
+        output.gradient = undefined
+      }
+      for (const tensor of reads) this.#drop(tensor.memory)
+    }
+  }
+
+  /** Forgets all records and frees what they hold: after an error, or where only the forward pass was wanted. */
+  reset(): void {
+    for (const { reads } of this.#records) for (const tensor of reads) this.#drop(tensor.memory)
+    this.#records = []
+  }
+
+  #hold(memory: Memory): void {
+    const count = this.#references.get(memory)
+    if (count !== undefined) this.#references.set(memory, count + 1)
+  }
+
+  #drop(memory: Memory): void {
+    const count = this.#references.get(memory)
+    if (count === undefined) return
+    if (count > 1) this.#references.set(memory, count - 1)
+    else {
+      this.#references.delete(memory)
+      this.arena.free(memory)
+    }
+  }
+}
