@@ -1,0 +1,134 @@
+import { z } from 'zod'
+import type { ModelConfig } from '../model/config.ts'
+import type { Activation } from '../tensor/dtype.ts'
+
+/**
+ * What a run's config holds. Every message is the value wanted; src/config/load.ts puts key and value found before it.
+ * A key without a default must be given by the preset or the file.
+ */
+
+const whole = (least: number, most = Number.MAX_SAFE_INTEGER) => {
+  const error = most < Number.MAX_SAFE_INTEGER ? `a whole number, ${least} to ${most}` : `a whole number from ${least}`
+  return z.int({ error }).min(least, { error }).max(most, { error })
+}
+const positive = () => z.number({ error: 'a number above 0' }).gt(0, { error: 'a number above 0' })
+const share = () => {
+  const error = 'a number, 0 to 1'
+  return z.number({ error }).min(0, { error }).max(1, { error })
+}
+const below1 = () => {
+  const error = 'a number from 0, below 1'
+  return z.number({ error }).min(0, { error }).lt(1, { error })
+}
+const notNegative = () => {
+  const error = 'a number from 0'
+  return z.number({ error }).min(0, { error })
+}
+const text = (error: string) => z.string({ error }).min(1, { error })
+const section = <Shape extends z.core.$ZodLooseShape>(shape: Shape) =>
+  z.strictObject(shape, {
+    error: issue => (issue.code === 'unrecognized_keys' ? undefined : `the keys ${Object.keys(shape).join(', ')}`),
+  })
+
+/** The backends that a config may name, and the dtype of activations where the config does not say. */
+export const backendActivations: Readonly<Record<string, Activation>> = { reference: 'f32', cpu: 'f32' }
+
+const model = section({
+  pattern: z
+    .string({ error: 'a string of M, * and -' })
+    .regex(/^[M*-]+$/, { error: 'one or more of M (Mamba-2), * (attention) and - (FFN)' }),
+  hidden: whole(16),
+  ffn: whole(0).default(0),
+  heads: whole(0).default(0),
+  kv_heads: whole(0).default(0),
+  head_dim: whole(0).default(0),
+  mamba_heads: whole(0).default(0),
+  mamba_head_dim: whole(0).default(0),
+  groups: whole(1).default(8),
+  state: whole(1).default(128),
+  conv: whole(1).default(4),
+  chunk: whole(1).default(128),
+  vocab: whole(2),
+  rope: z.union([z.literal(false), positive()], { error: 'false or a base above 0, such as 10000' }).default(false),
+  activations: z.enum(['f32', 'bf16'], { error: 'f32 or bf16' }).optional(),
+  eps: positive().default(1e-5),
+  init_std: positive(),
+})
+
+const data = section({
+  /** `embedded`, or files, folders and patterns of .txt and .jsonl. */
+  files: z
+    .union([text('a path'), z.array(text('a path')).min(1)], { error: 'a path or a list of paths' })
+    .default('embedded'),
+  /** Tokens in a sequence. */
+  sequence: whole(16),
+  /** Sequences in a step, all micro-batches together. */
+  batch: whole(1),
+  /** Sequences that go through the model at once. */
+  micro_batch: whole(1),
+  tokenizer: text('the name of a tokenizer').default('bytes'),
+  /** Whether attention and state space see across the boundaries of packed documents. */
+  boundaries: z.enum(['cross', 'reset'], { error: 'cross or reset' }).default('cross'),
+})
+
+const optimizer = section({
+  lr: positive(),
+  beta1: below1().default(0.9),
+  beta2: below1().default(0.95),
+  eps: positive().default(1e-8),
+  weight_decay: notNegative().default(0.1),
+  /** Largest norm of the whole gradient. */
+  clip: positive().default(1),
+})
+
+const schedule = section({
+  /** Shares of the steps. */
+  warmup: share().default(0.02),
+  decay: share().default(0.2),
+  /** Last learning rate as a share of the peak. */
+  final: share().default(0.01),
+  shape: z.enum(['linear', 'cosine'], { error: 'linear or cosine' }).default('linear'),
+})
+
+const checkpoint = section({
+  /** Steps between checkpoints; 0: only at the end. */
+  every: whole(0).default(100),
+  /** How many of the newest stay. */
+  keep: whole(1).default(2),
+})
+
+const validation = section({
+  /** Steps between validations; 0: only at the end. */
+  every: whole(0).default(0),
+  /** Held-out micro-batches, the same every time. */
+  batches: whole(1).default(8),
+})
+
+export const runSchema = section({
+  /** Names the run's directory; a preset's is its own name. */
+  name: text('a name')
+    .regex(/^[\w.-]+$/, { error: 'letters, digits, dots, hyphens and underscores' })
+    .default('run'),
+  seed: whole(0).default(1),
+  steps: whole(1),
+  recipe: text('the name of a recipe'),
+  backend: z
+    .enum(Object.keys(backendActivations), { error: Object.keys(backendActivations).join(' or ') })
+    .default('cpu'),
+  /** CPU threads; absent: as many as the machine has. */
+  threads: whole(1, 1024).optional(),
+  /** Instruction level of the cpu backend; absent: the best that the processor has. */
+  level: text('the name of an instruction level').optional(),
+  model,
+  data,
+  optimizer,
+  schedule: schedule.prefault({}),
+  checkpoint: checkpoint.prefault({}),
+  validation: validation.prefault({}),
+})
+
+/** A config as people write it: keys that have a default may be absent. Presets are literals of this type. */
+export type RunPreset = z.input<typeof runSchema>
+
+/** A resolved config: every key has its value. Only `threads` and `level` may be absent, which leaves them to the machine. */
+export type RunConfig = Omit<z.output<typeof runSchema>, 'model'> & { model: ModelConfig }
