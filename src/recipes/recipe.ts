@@ -1,3 +1,5 @@
+import type { FormatName } from '../formats/formats.ts'
+
 /**
  * A recipe is data: how each operand of the three GEMMs of a linear layer is made, and for which layers and steps.
  *
@@ -8,8 +10,7 @@
  * Blocks of a quantised operand always lie along the contraction of the GEMM that reads it.
  */
 
-/** A row of the table of formats (src/formats). */
-export type FormatName = 'nvfp4' | 'mxfp4' | 'mxfp8' | 'fp8' | 'fp8-tensor'
+export type { FormatName }
 
 export interface Quantized {
   readonly format: FormatName
@@ -33,7 +34,11 @@ export interface Quantized {
   readonly mxScale?: 'up' | 'floor'
 }
 
-/** `forward`: the very codes of fprop's operand, no second rounding; they must be square. They are made even if fprop is in BF16. */
+/**
+ * `f32`, `bf16`: the values rounded to that type. `forward`: the image that fprop's rules describe for this tensor, without a
+ * second rounding; it is made even where a later rule puts fprop itself in BF16. A GEMM of two quantised operands reads its
+ * codes, so it must be square; beside an `f32` or `bf16` operand its dequantised values are read, whatever their blocks.
+ */
 export type Operand = 'f32' | 'bf16' | 'forward' | Quantized
 
 export interface Hadamard {
@@ -61,9 +66,14 @@ export type Step = number | { readonly share: number }
 export interface Rule {
   /**
    * `all`; linear layers whose name matches `name` (a layer's name is like `layers.3.mixer.in_proj`; `*` matches any characters);
-   * or blocks by index, end exclusive: negative indices count from the end, fractions below 1 are shares of the depth.
+   * blocks by index, end exclusive: negative indices count from the end, fractions below 1 are shares of the depth; or the first
+   * and last blocks that the model itself names as sensitive (`model.bf16_blocks`), these many or these shares where it names none.
    */
-  readonly where: 'all' | { readonly name: string } | { readonly blocks: readonly [number, number?] }
+  readonly where:
+    | 'all'
+    | { readonly name: string }
+    | { readonly blocks: readonly [start: number, end?: number] }
+    | { readonly sensitive: readonly [first: number, last: number] }
   /** First step at which the rule holds, and the first at which it no longer does. */
   readonly from?: Step
   readonly to?: Step
@@ -74,7 +84,7 @@ export interface Rule {
 /** Rules apply in order, later ones override earlier ones. The first must cover all layers and all three GEMMs. */
 export interface Recipe {
   readonly name: string
-  /** One line for `presets` and reports. */
+  /** One line for tables and reports. */
   readonly title: string
   readonly rules: readonly Rule[]
 }
