@@ -1,38 +1,47 @@
+import type { LinearSite } from '../recipes/resolve.ts'
 import type { Activation } from '../tensor/dtype.ts'
 
-/**
- * The dimensions of a hybrid language model. Sizes are element counts; a size that no block of `pattern` uses may be 0.
- * Source: docs/numerics.md, "Models".
- */
+/** The shape of a model: the `model` section of a run's config. Source: docs/numerics.md, "Models". */
 export interface ModelConfig {
-  /** One character a block: `M` Mamba-2, `*` causal grouped-query attention, `-` squared-ReLU FFN. */
+  /** One character a block: M Mamba-2, * attention, - FFN. */
   readonly pattern: string
   /** Width of the residual stream. */
   readonly hidden: number
-  /** Inner width of an FFN block. */
   readonly ffn: number
-  /** Query heads, key/value heads and their width. */
+  /** Query heads. */
   readonly heads: number
   readonly kv_heads: number
   readonly head_dim: number
-  /** Mamba-2: the inner width is `mamba_heads * mamba_head_dim`. */
   readonly mamba_heads: number
   readonly mamba_head_dim: number
-  /** Mamba-2: groups of heads that share B and C, and the slices of the gated norm. */
+  /** Groups of heads that share B and C of the state space, and of channels that share a gated norm. */
   readonly groups: number
-  /** Mamba-2: width of the state of one head. */
   readonly state: number
-  /** Mamba-2: taps of the causal convolution. */
+  /** Taps of the causal convolution. */
   readonly conv: number
-  /** Mamba-2: positions in a chunk of the scan. */
+  /** Tokens per chunk of the state space's scan. */
   readonly chunk: number
-  /** Rows of the embedding and of the head, padding included. */
   readonly vocab: number
   /** Base of the rotary position embedding, or false for none. */
   readonly rope: number | false
   readonly activations: Activation
-  /** Added to the mean square in every RMSNorm. */
+  /** Of RMSNorm. */
   readonly eps: number
-  /** Standard deviation of the initial weights of linear layers and of the embedding. */
+  /** Standard deviation of linears and embedding; those that write to the residual stream have it divided by the root of the depth. */
   readonly init_std: number
+  /** First and last blocks that recipes with sensitive blocks keep in BF16; absent: the recipe decides. */
+  readonly bf16_blocks?: readonly [first: number, last: number] | undefined
+}
+
+/** Derived sizes of a Mamba-2 mixer. */
+export function mambaSizes(config: ModelConfig): { inner: number; conv: number; projection: number } {
+  const inner = config.mamba_heads * config.mamba_head_dim
+  const conv = inner + 2 * config.groups * config.state
+  return { inner, conv, projection: inner + conv + config.mamba_heads }
+}
+
+/** A linear layer: `y[.., rows] = x[.., cols] · weight[rows, cols]ᵀ`. */
+export interface LinearShape extends LinearSite {
+  readonly rows: number
+  readonly cols: number
 }
