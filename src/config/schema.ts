@@ -53,6 +53,8 @@ const model = section({
   activations: z.enum(['f32', 'bf16'], { error: 'f32 or bf16' }).optional(),
   eps: positive().default(1e-5),
   init_std: positive(),
+  /** First and last blocks kept in BF16 by recipes that spare sensitive blocks; absent: the recipe decides. */
+  bf16_blocks: z.tuple([whole(0), whole(0)], { error: 'two whole numbers, first and last blocks' }).optional(),
 })
 
 const data = section({

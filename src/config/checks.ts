@@ -1,0 +1,67 @@
+import { tokenizers } from '../data/tokenizer.ts'
+import type { RunConfig } from './schema.ts'
+
+/** The multiple of `step` nearest to `value`, at least `step`. */
+const nearestMultiple = (value: number, step: number): number => Math.max(1, Math.round(value / step)) * step
+
+const commonDivisor = (a: number, b: number): number => (b === 0 ? a : commonDivisor(b, a % b))
+
+function multiple(key: string, value: number, ofKey: string, of: number): string | undefined {
+  if (of > 0 && value % of === 0) return undefined
+  if (of === 0) return `${ofKey}: found 0, wanted a number above 0`
+  return `${key}: found ${value}, wanted a multiple of ${ofKey} (${of}); the nearest is ${nearestMultiple(value, of)}`
+}
+
+/** Sizes that a block of this kind needs, so that a config without such blocks can leave them out. */
+const sizes: Readonly<Record<string, { title: string; keys: readonly (keyof RunConfig['model'])[] }>> = {
+  M: { title: 'Mamba-2', keys: ['mamba_heads', 'mamba_head_dim'] },
+  '*': { title: 'attention', keys: ['heads', 'kv_heads', 'head_dim'] },
+  '-': { title: 'FFN', keys: ['ffn'] },
+}
+
+/** What must hold between keys, in the order in which a reader would mend it. */
+const checks: readonly ((config: RunConfig) => string | undefined)[] = [
+  ({ model }) => {
+    for (const kind of new Set(model.pattern))
+      for (const key of sizes[kind]!.keys)
+        if (model[key] === 0)
+          return `model.${key}: found 0, wanted a number above 0, because model.pattern has ${sizes[kind]!.title} blocks (${kind})`
+    return undefined
+  },
+  ({ model }) =>
+    model.pattern.includes('*') ? multiple('model.heads', model.heads, 'model.kv_heads', model.kv_heads) : undefined,
+  ({ model }) =>
+    model.pattern.includes('M')
+      ? multiple('model.mamba_heads', model.mamba_heads, 'model.groups', model.groups)
+      : undefined,
+  ({ model }) =>
+    model.rope !== false && model.head_dim % 2 === 1
+      ? `model.head_dim: found ${model.head_dim}, wanted an even number, because model.rope rotates pairs; the nearest is ${model.head_dim + 1}`
+      : undefined,
+  ({ data }) => multiple('data.batch', data.batch, 'data.micro_batch', data.micro_batch),
+  ({ data }) => {
+    if ((data.sequence * data.micro_batch) % 16 === 0) return undefined
+    const step = 16 / commonDivisor(16, data.micro_batch)
+    return `data.sequence: found ${data.sequence}, wanted data.sequence x data.micro_batch (${data.micro_batch}) to be a multiple of 16, so that tokens fill whole blocks; the nearest is ${nearestMultiple(data.sequence, step)}`
+  },
+  ({ data, model }) => {
+    const tokenizer = tokenizers[data.tokenizer]
+    if (!tokenizer) return undefined
+    return model.vocab < tokenizer.tokens
+      ? `model.vocab: found ${model.vocab}, wanted at least ${tokenizer.tokens}, the tokens of tokenizer ${tokenizer.name}; the nearest multiple of 16 is ${tokenizer.vocab}`
+      : undefined
+  },
+  ({ schedule: { warmup, decay } }) =>
+    warmup + decay > 1 + 1e-9
+      ? `schedule.warmup + schedule.decay: found ${warmup} + ${decay}, wanted shares of the steps that add up to at most 1`
+      : undefined,
+]
+
+/** The first thing that does not go together, as one sentence, or undefined. */
+export function checkConfig(config: RunConfig): string | undefined {
+  for (const check of checks) {
+    const wrong = check(config)
+    if (wrong) return wrong
+  }
+  return undefined
+}

@@ -1,0 +1,217 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, it } from 'node:test'
+import { UserError } from '../src/config/errors.ts'
+import { firstDifference, loadConfig, overrideConfig, parseConfig } from '../src/config/load.ts'
+import type { RunPreset } from '../src/config/schema.ts'
+
+const hybrid: RunPreset = {
+  name: 'hybrid',
+  steps: 100,
+  recipe: 'nvfp4',
+  model: {
+    pattern: 'M-*-',
+    hidden: 64,
+    ffn: 128,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    mamba_heads: 8,
+    mamba_head_dim: 16,
+    groups: 2,
+    state: 16,
+    vocab: 272,
+    init_std: 0.02,
+  },
+  data: { sequence: 64, batch: 8, micro_batch: 4 },
+  optimizer: { lr: 1e-3 },
+}
+const presets = { hybrid, dense: { ...hybrid, name: 'dense', model: { ...hybrid.model, pattern: '*-*-' } } }
+const load = (...overrides: string[]) => loadConfig('hybrid', overrides, presets)
+
+const folder = mkdtempSync(join(tmpdir(), 'halfbyte-config-'))
+after(() => rmSync(folder, { recursive: true }))
+const file = (name: string, text: string) => {
+  const path = join(folder, name)
+  writeFileSync(path, text)
+  return path
+}
+
+/** Asserts the whole message, with `FILE` for the path, and the exit code. */
+function refuses(run: () => unknown, message: string, exitCode: 1 | 2): void {
+  assert.throws(run, error => {
+    assert.ok(error instanceof UserError, String(error))
+    assert.equal(error.message.replaceAll(folder, 'FOLDER'), message)
+    assert.equal(error.exitCode, exitCode)
+    return true
+  })
+}
+
+describe('a config that is right', () => {
+  it('fills the defaults of the recipe for training', () => {
+    const config = load()
+    assert.deepEqual(config.optimizer, { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1 })
+    assert.deepEqual(config.schedule, { warmup: 0.02, decay: 0.2, final: 0.01, shape: 'linear' })
+    assert.equal(config.model.activations, 'f32')
+    assert.equal(config.model.rope, false)
+    assert.equal(config.data.files, 'embedded')
+    assert.ok(!('threads' in config))
+  })
+
+  it('takes overrides as YAML, the last one winning', () => {
+    const config = load('optimizer.lr=2e-3', 'steps=5', 'steps=7', 'model.rope=10000', 'data.files=[a.txt, b.jsonl]')
+    assert.equal(config.optimizer.lr, 0.002)
+    assert.equal(config.steps, 7)
+    assert.equal(config.model.rope, 10000)
+    assert.deepEqual(config.data.files, ['a.txt', 'b.jsonl'])
+  })
+
+  it('takes text as it stands where YAML would read something else', () => {
+    assert.equal(load('model.pattern=*-*-').model.pattern, '*-*-')
+    assert.equal(load('model.pattern=-').model.pattern, '-')
+    assert.equal(load('name=2026').name, '2026')
+    assert.equal(load('data.files=*.txt').data.files, '*.txt')
+    assert.equal(load('data.files=a=b.txt').data.files, 'a=b.txt')
+  })
+
+  it('extends a preset from YAML and from JSON', () => {
+    const yaml = file('mine.yaml', 'extends: hybrid\nsteps: 9\noptimizer: { lr: 0.004 }\nmodel:\n  pattern: "*-"\n')
+    const config = loadConfig(yaml, ['seed=3'], presets)
+    assert.deepEqual(
+      [config.name, config.steps, config.seed, config.optimizer.lr, config.optimizer.beta2, config.model.pattern],
+      ['mine', 9, 3, 0.004, 0.95, '*-'],
+    )
+    assert.equal(config.model.hidden, 64)
+    const json = file('mine.json', JSON.stringify({ ...hybrid, name: 'other', steps: 11 }))
+    assert.deepEqual([loadConfig(json, [], presets).name, loadConfig(json, [], presets).steps], ['other', 11])
+  })
+
+  it('survives a round trip through JSON', () => {
+    const config = load('threads=3')
+    assert.deepEqual(parseConfig(JSON.parse(JSON.stringify(config)), 'config.json'), config)
+  })
+})
+
+describe('a config that is wrong', () => {
+  it('names an unknown preset, file, recipe or tokenizer', () => {
+    refuses(
+      () => loadConfig('hybird', [], presets),
+      'preset "hybird" is unknown; did you mean "hybrid"? (use one of hybrid, dense)',
+      2,
+    )
+    refuses(() => loadConfig('colossal', [], presets), 'preset "colossal" is unknown; use one of hybrid, dense', 2)
+    refuses(() => loadConfig(join(folder, 'no.yaml'), [], presets), 'config file FOLDER/no.yaml does not exist', 2)
+    assert.throws(
+      () => load('recipe=nvfp5'),
+      /^UserError: recipe "nvfp5" is unknown; did you mean "nvfp4"\? \(use one of .*bf16/,
+    )
+    refuses(() => load('data.tokenizer=words'), 'data.tokenizer "words" is unknown; use one of bytes', 2)
+    refuses(
+      () => loadConfig(file('base.yaml', 'extends: hybrd\n'), [], presets),
+      'FOLDER/base.yaml: extends: preset "hybrd" is unknown; did you mean "hybrid"? (use one of hybrid, dense)',
+      1,
+    )
+  })
+
+  it('suggests the key that was meant', () => {
+    refuses(() => load('optimizer.lrr=1'), 'unknown key "optimizer.lrr"; did you mean "optimizer.lr"?', 2)
+    refuses(() => load('lr=1'), 'unknown key "lr"; did you mean "optimizer.lr"?', 2)
+    refuses(() => load('model.hiden=64'), 'unknown key "model.hiden"; did you mean "model.hidden"?', 2)
+    refuses(
+      () => loadConfig(file('typo.yaml', 'extends: hybrid\nchekpoint: { every: 5 }\n'), [], presets),
+      'FOLDER/typo.yaml: unknown key "chekpoint"; did you mean "checkpoint"?',
+      1,
+    )
+    refuses(
+      () => loadConfig(file('deep.yaml', 'extends: hybrid\ndata: { sequense: 5 }\n'), [], presets),
+      'FOLDER/deep.yaml: unknown key "data.sequense"; did you mean "data.sequence"?',
+      1,
+    )
+    assert.throws(() => load('zzzzzzzzzzzz=1'), /unknown key "zzzzzzzzzzzz"; the keys are name, seed, steps, /)
+  })
+
+  it('names key, value found and value wanted', () => {
+    refuses(() => load('steps=many'), 'steps: found "many", wanted a whole number from 1', 2)
+    refuses(() => load('steps=0'), 'steps: found 0, wanted a whole number from 1', 2)
+    refuses(() => load('steps=1.5'), 'steps: found 1.5, wanted a whole number from 1', 2)
+    refuses(() => load('optimizer.beta1=1'), 'optimizer.beta1: found 1, wanted a number from 0, below 1', 2)
+    refuses(() => load('model.rope=true'), 'model.rope: found true, wanted false or a base above 0, such as 10000', 2)
+    refuses(
+      () => load('model.pattern=MX'),
+      'model.pattern: found "MX", wanted one or more of M (Mamba-2), * (attention) and - (FFN)',
+      2,
+    )
+    refuses(() => load('backend=gpu'), 'backend: found "gpu", wanted reference or cpu', 2)
+    refuses(() => load('steps'), '"steps" is not an override; write key=value, such as steps=100', 2)
+    assert.throws(() => load('model=3'), /^UserError: model: found 3, wanted the keys pattern, hidden, /)
+    refuses(
+      () => loadConfig(file('type.yaml', 'extends: hybrid\noptimizer: { lr: fast }\n'), [], presets),
+      'FOLDER/type.yaml: optimizer.lr: found "fast", wanted a number above 0',
+      1,
+    )
+    refuses(
+      () => loadConfig(file('short.yaml', 'recipe: nvfp4\n'), [], presets),
+      'FOLDER/short.yaml: steps: missing, wanted a whole number from 1',
+      1,
+    )
+  })
+
+  it('names the line of a file that is not YAML', () => {
+    assert.throws(
+      () => loadConfig(file('broken.yaml', 'steps: 4\nmodel: { hidden: 5\n'), [], presets),
+      (error: UserError) =>
+        error.exitCode === 1 && /broken\.yaml, line \d: \S/.test(error.message) && !error.message.includes('\n'),
+    )
+    refuses(
+      () => loadConfig(file('list.yaml', '- 1\n'), [], presets),
+      'FOLDER/list.yaml: found [1], wanted keys and values such as "steps: 100"',
+      1,
+    )
+  })
+
+  it('names the nearest value that goes with the others', () => {
+    const cases: [string, string][] = [
+      ['data.batch=10', 'data.batch: found 10, wanted a multiple of data.micro_batch (4); the nearest is 12'],
+      [
+        'data.sequence=63',
+        'data.sequence: found 63, wanted data.sequence x data.micro_batch (4) to be a multiple of 16, so that tokens fill whole blocks; the nearest is 64',
+      ],
+      ['model.heads=5', 'model.heads: found 5, wanted a multiple of model.kv_heads (2); the nearest is 6'],
+      ['model.mamba_heads=9', 'model.mamba_heads: found 9, wanted a multiple of model.groups (2); the nearest is 10'],
+      [
+        'model.vocab=256',
+        'model.vocab: found 256, wanted at least 257, the tokens of tokenizer bytes; the nearest multiple of 16 is 272',
+      ],
+      ['model.ffn=0', 'model.ffn: found 0, wanted a number above 0, because model.pattern has FFN blocks (-)'],
+      [
+        'schedule.warmup=0.9',
+        'schedule.warmup + schedule.decay: found 0.9 + 0.2, wanted shares of the steps that add up to at most 1',
+      ],
+    ]
+    for (const [override, message] of cases) refuses(() => load(override), message, 2)
+    refuses(
+      () => load('model.rope=10000', 'model.head_dim=15'),
+      'model.head_dim: found 15, wanted an even number, because model.rope rotates pairs; the nearest is 16',
+      2,
+    )
+    assert.equal(load('model.pattern=-', 'model.heads=5').model.heads, 5)
+  })
+})
+
+describe('two configs', () => {
+  it('differ in the first key that changes numbers', () => {
+    const config = load()
+    assert.equal(firstDifference(config, load()), undefined)
+    assert.equal(firstDifference(config, load('optimizer.lr=0.002', 'data.batch=4')), 'data.batch: 8 there, 4 here')
+    assert.equal(firstDifference(config, load('optimizer.lr=0.002')), 'optimizer.lr: 0.001 there, 0.002 here')
+    assert.equal(firstDifference(config, load('threads=2', 'backend=reference', 'level=avx2', 'name=other')), undefined)
+    assert.equal(firstDifference(config, load('data.files=[x.txt]')), 'data.files: "embedded" there, ["x.txt"] here')
+  })
+
+  it('can be one with keys changed', () => {
+    assert.equal(overrideConfig(load(), ['threads=4']).threads, 4)
+    refuses(() => overrideConfig(load(), ['threads=0']), 'threads: found 0, wanted a whole number, 1 to 1024', 2)
+  })
+})
