@@ -1,14 +1,35 @@
 import type { Kernel } from '../tensor/kernel.ts'
+import { add } from './add/add.ts'
 import { convSilu, convSiluBackward } from './conv_silu/conv_silu.ts'
+import { embedding, embeddingBackward } from './embedding/embedding.ts'
 import { gatedNorm, gatedNormBackward } from './gated_norm/gated_norm.ts'
+import { gemmNn, gemmNt, gemmTn, gemmTt } from './gemm/gemm.ts'
+import { gemmFp8, gemmFp8Tensor } from './gemm_fp8/gemm_fp8.ts'
+import { gemmMxfp4, gemmMxfp8 } from './gemm_mx/gemm_mx.ts'
+import { gemmNvfp4 } from './gemm_nvfp4/gemm_nvfp4.ts'
 import { rmsNorm, rmsNormBackward } from './rms_norm/rms_norm.ts'
+import { squaredRelu, squaredReluBackward } from './squared_relu/squared_relu.ts'
 
 /** Every kernel there is: read by conformance tests, benchmarks, the header generator and the backends' loaders. */
 export const kernels: readonly Kernel[] = [
+  gemmNt,
+  gemmNn,
+  gemmTn,
+  gemmTt,
+  gemmNvfp4,
+  gemmMxfp4,
+  gemmMxfp8,
+  gemmFp8,
+  gemmFp8Tensor,
   rmsNorm,
   rmsNormBackward,
   convSilu,
   convSiluBackward,
   gatedNorm,
   gatedNormBackward,
+  embedding,
+  embeddingBackward,
+  add,
+  squaredRelu,
+  squaredReluBackward,
 ] as unknown as Kernel[]

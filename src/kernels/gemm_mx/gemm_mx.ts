@@ -1,0 +1,93 @@
+import { e4m3 } from '../../formats/minifloat.ts'
+import { decodeUe8m0 } from '../../formats/ue8m0.ts'
+import { type Dims, defineKernel, i32, inout, input } from '../../tensor/kernel.ts'
+import { decodeE2m1 } from '../gemm/decode.ts'
+
+const { fround } = Math
+
+/** Bytes of 32 codes, and the value of one of them. */
+interface Element {
+  readonly bytes: 16 | 32
+  value(codes: Uint8Array, index: number): number
+}
+
+const product = (name: string, element: Element, tolerance: number) =>
+  defineKernel({
+    name,
+    args: {
+      c: inout('float', 'm', 'n'),
+      a_codes: input('u8', 'm', `${element.bytes}*blocks`),
+      a_scales: input('u8', 'm', 'blocks'),
+      b_codes: input('u8', 'n', `${element.bytes}*blocks`),
+      b_scales: input('u8', 'n', 'blocks'),
+      accumulate: i32,
+    },
+    reference({ c, a_codes, a_scales, b_codes, b_scales, accumulate }, dims) {
+      const { m, n, blocks } = dims as { m: number; n: number; blocks: number }
+      for (let i = 0; i < m; i++)
+        for (let j = 0; j < n; j++) {
+          let acc = 0
+          for (let block = 0; block < blocks; block++) {
+            let dot = 0
+            for (let l = 0; l < 32; l++)
+              dot +=
+                element.value(a_codes, (i * blocks + block) * 32 + l) *
+                element.value(b_codes, (j * blocks + block) * 32 + l)
+            const scaled = fround(decodeUe8m0(b_scales[j * blocks + block]!) * dot)
+            acc = fround(acc + fround(decodeUe8m0(a_scales[i * blocks + block]!) * scaled))
+          }
+          c[i * n + j] = accumulate ? fround(c[i * n + j]! + acc) : acc
+        }
+    },
+    cases: [
+      ...(
+        [
+          [1, 1, 1],
+          [3, 40, 2],
+          [33, 65, 3],
+          [70, 130, 5],
+          [8, 256, 33],
+        ] as const
+      ).map(([m, n, blocks], i) => ({
+        dims: { m, n, blocks },
+        scalars: { accumulate: i % 2 },
+        inputs: (dims: Dims) => inputs(dims, element.bytes),
+      })),
+      {
+        dims: { m: 2048, n: 1024, blocks: 32 },
+        scalars: { accumulate: 0 },
+        inputs: (dims: Dims) => inputs(dims, element.bytes),
+        bench: true,
+        flops: 2 * 2048 * 1024 * 1024,
+      },
+    ],
+    tolerance,
+  })
+
+/** Scales as of real tensors, and no code that is NaN in E4M3. */
+function inputs({ m, n, blocks }: Dims, bytes: number) {
+  const finite = (bits: number) => ((bits & 0x7f) === 0x7f ? bits - 1 : bits)
+  return {
+    a_scales: Uint8Array.from({ length: m! * blocks! }, (_, i) => 118 + ((i * 7) % 19)),
+    b_scales: Uint8Array.from({ length: n! * blocks! }, (_, i) => 115 + ((i * 5) % 17)),
+    a_codes: Uint8Array.from({ length: m! * blocks! * bytes }, (_, i) => finite((i * 151 + (i >> 4)) & 0xff)),
+    b_codes: Uint8Array.from({ length: n! * blocks! * bytes }, (_, i) => finite((i * 89 + (i >> 3)) & 0xff)),
+  }
+}
+
+/**
+ * Products of two MXFP4 (E2M1) or MXFP8 (E4M3) images, c[m,n] (+)= sum_k a[m,k] * b[n,k]: blocks of 32 with UE8M0 scales and no tensor
+ * scale (docs/numerics.md, "MXFP4 / MXFP8"):
+ *
+ *   dot_i = sum over the 32 elements of block i of value(a) * value(b)
+ *   c     = sum over blocks i, in order, of fp32(a_scale_i * fp32(b_scale_i * dot_i)), plus c if `accumulate`
+ *
+ * MXFP4: dot_i and the scaling are exact, so the result is the same to the bit everywhere on the CPU. Scales up to 2^100 are in range; a larger one
+ * gives a result that is not finite. MXFP8: dot_i is an FP32 sum.
+ */
+export const gemmMxfp4 = product('gemm_mxfp4', { bytes: 16, value: decodeE2m1 }, 0)
+export const gemmMxfp8 = product(
+  'gemm_mxfp8',
+  { bytes: 32, value: (codes, index) => e4m3.values[codes[index]!]! },
+  2e-6,
+)

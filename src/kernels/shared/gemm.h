@@ -1,0 +1,44 @@
+// What the products of this library share: reading operands, and the last step, which writes a tile of C.
+#pragma once
+#include "cpu.h"
+
+// C as the contracts give it, f32 or bf16.
+struct Output {
+  void* data;
+  bool is_bf16;
+  int64_t stride;
+  bool accumulate;
+
+  // c[row, column] (+)= y, the sum in FP32 before it is rounded to the dtype of C.
+  void put(int64_t row, int64_t column, float y) const {
+    const int64_t at = row * stride + column;
+    if (is_bf16) {
+      bf16* c = static_cast<bf16*>(data) + at;
+      store(c, accumulate ? load(c) + y : y);
+    } else {
+      float* c = static_cast<float*>(data) + at;
+      *c = accumulate ? *c + y : y;
+    }
+  }
+};
+
+// E4M3, 1-4-3 bits with bias 7; 0x7F and 0xFF are NaN.
+inline float e4m3_value(uint8_t code) {
+  const uint32_t exponent = (code >> 3) & 15, mantissa = code & 7;
+  float magnitude = (float)mantissa * 0x1p-9f;
+  if (exponent != 0) magnitude = float_of((exponent + 120) << 23 | mantissa << 20);
+  if ((code & 0x7f) == 0x7f) magnitude = float_of(0x7fc00000u);
+  return code & 0x80 ? -magnitude : magnitude;
+}
+
+// UE8M0, 2^(code - 127); 0xFF is NaN.
+inline float ue8m0_value(uint8_t code) {
+  if (code == 0xff) return float_of(0x7fc00000u);
+  return code == 0 ? 0x1p-127f : float_of((uint32_t)code << 23);
+}
+
+// Twice the value of an E2M1 code: an integer from -12 to 12.
+inline int e2m1_doubled(int code) {
+  constexpr int8_t table[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  return table[code & 15];
+}
