@@ -101,20 +101,23 @@ export class Tape {
 
   /**
    * Where the gradient of `v` is to be written: `accumulate` is 0 for the first contribution, which overwrites, and 1 for later
-   * ones, which add.
+   * ones, which add. A shared gradient that somebody else has still to read is copied first.
    */
   gradientOf(v: Var): { tensor: Tensor; accumulate: 0 | 1 } {
-    if (v.gradient) return { tensor: v.gradient, accumulate: 1 }
+    const shared = v.gradient
+    if (shared && (this.#references.get(shared.memory) ?? 1) === 1) return { tensor: shared, accumulate: 1 }
     const tensor = this.arena.alloc(v.value.dtype, v.value.shape)
     this.#references.set(tensor.memory, 1)
     v.gradient = tensor
-    return { tensor, accumulate: 0 }
+    if (!shared) return { tensor, accumulate: 0 }
+    this.backend.copy(shared.memory, shared.offset, tensor.memory, tensor.offset, tensor.bytes)
+    this.#drop(shared.memory)
+    return { tensor, accumulate: 1 }
   }
 
   /**
-   * Makes `gradient` itself the first contribution to `v`, without a copy; returns false if `v` has a gradient already. Later
-   * contributions add to the shared memory, so whoever else shares it must have read it by then: true of a residual
-   * branch, whose backward ops all run before those that feed the branch point.
+   * Makes `gradient` itself the first contribution to `v`, without a copy; returns false if `v` has a gradient already. In a residual
+   * branch it is never copied, because all of the branch's ops run backwards before the one that starts it adds to the gradient.
    */
   shareGradient(v: Var, gradient: Tensor): boolean {
     if (v.gradient) return false
@@ -139,7 +142,11 @@ export class Tape {
 
   /** Forgets all records and frees what they hold: after an error, or where only the forward pass was wanted. */
   reset(): void {
-    for (const { reads } of this.#records) for (const tensor of reads) this.#drop(tensor.memory)
+    for (const { output, reads } of this.#records) {
+      for (const tensor of reads) this.#drop(tensor.memory)
+      if (output.gradient) this.#drop(output.gradient.memory)
+      output.gradient = undefined
+    }
     this.#records = []
   }
 
