@@ -1,0 +1,53 @@
+import { after, before, describe, it } from 'node:test'
+import { openBackend } from '../src/backends/open.ts'
+import { kernels } from '../src/kernels/index.ts'
+import { add } from '../src/ops/add.ts'
+import { embedding } from '../src/ops/embedding.ts'
+import { rmsNorm } from '../src/ops/rms_norm.ts'
+import { squaredRelu } from '../src/ops/squared_relu.ts'
+import type { Backend } from '../src/tensor/backend.ts'
+import { checkBackends, checkGradients, type OpCheck } from './gradients.ts'
+
+const awayFromZero = (size: number) => Float32Array.from({ length: size }, (_, i) => ((i % 7) - 3.4) / 2)
+
+const ops: Record<string, OpCheck> = {
+  'rms_norm, then again on the same input': {
+    inputs: [[5, 48]],
+    parameters: [[48], [48]],
+    build: (tape, [x], [w, v]) => add(tape, rmsNorm(tape, x!, w!, 1e-5), rmsNorm(tape, x!, v!, 1e-5)),
+  },
+  embedding: {
+    inputs: [],
+    parameters: [[6, 20]],
+    build: (tape, _, [w]) => embedding(tape, tape.allocate('i32', [4]).write(Int32Array.of(5, 0, 2, 5)), w!),
+  },
+  squared_relu: {
+    inputs: [[4, 21]],
+    values: [awayFromZero(84)],
+    build: (tape, [x]) => squaredRelu(tape, x!),
+  },
+  'add, a residual branch': {
+    inputs: [[5, 16]],
+    parameters: [[16]],
+    build: (tape, [x], [w]) => add(tape, x!, rmsNorm(tape, x!, w!, 1e-5)),
+  },
+  'add, a value to itself': {
+    inputs: [[3, 16]],
+    build: (tape, [x]) => add(tape, x!, x!),
+  },
+}
+
+describe('basic ops', () => {
+  let reference: Backend
+  let cpu: Backend
+  before(async () => {
+    reference = await openBackend('reference', kernels)
+    cpu = await openBackend('cpu', kernels, { threads: 2 })
+  })
+  after(() => cpu.close())
+
+  for (const [name, check] of Object.entries(ops)) {
+    it(`${name}: finite differences`, () => checkGradients(check))
+    it(`${name}: cpu agrees with the reference`, () => checkBackends(check, reference, cpu))
+  }
+})
