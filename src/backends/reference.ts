@@ -44,7 +44,7 @@ export function referenceBackend(): Backend {
     },
     run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>) {
       const given = bindings as Readonly<Record<string, Tensor | number | undefined>>
-      const { dims } = bind(kernel as unknown as Kernel, given)
+      const { dims, act } = bind(kernel as unknown as Kernel, given)
       const values: Record<string, unknown> = {}
       const stored: { bits: Uint16Array; decoded: Float32Array }[] = []
       for (const name in kernel.args) {
@@ -64,7 +64,7 @@ export function referenceBackend(): Backend {
         values[name] = decoded
         if (arg.kind === 'tensor' && arg.access !== 'in') stored.push({ bits: raw as Uint16Array, decoded })
       }
-      kernel.reference(values as Values<A>, dims)
+      kernel.reference(values as Values<A>, dims, act)
       for (const { bits, decoded } of stored) toBf16(decoded, bits)
     },
     close() {},

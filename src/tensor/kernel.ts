@@ -1,4 +1,4 @@
-import type { DType } from './dtype.ts'
+import type { Activation, DType } from './dtype.ts'
 import type { Tensor } from './tensor.ts'
 
 /**
@@ -96,8 +96,8 @@ export interface Kernel<A extends Args = Args> {
   /** snake_case; also the name of the folder, of the .cpp and .cu file and of the C symbol. */
   readonly name: string
   readonly args: A
-  /** The definition, in plain loops. */
-  reference(values: Values<A>, dims: Dims): void
+  /** The definition, in plain loops. `act` is the dtype of this call's `act` arguments, whose values it sees decoded. */
+  reference(values: Values<A>, dims: Dims, act: Activation): void
   readonly cases: readonly Case<A>[]
   /**
    * Largest difference from the reference, relative to the largest magnitude of the output; 0 means bit-equal. Integer outputs are
