@@ -5,6 +5,7 @@ import { slotsOf, symbolOf } from '../tensor/contracts.ts'
 import type { Args, Bindings, Kernel } from '../tensor/kernel.ts'
 import { ArgumentBlock } from '../tensor/pack.ts'
 import type { Tensor } from '../tensor/tensor.ts'
+import { UnavailableError } from './errors.ts'
 
 /** Called after every kernel with its name, the seconds it took, and the tensors and numbers it was given. */
 export type Profiler = (
@@ -51,7 +52,7 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
     usage,
     alloc(bytes) {
       const address: bigint | null = allocate(bytes)
-      if (!address) throw new Error(`out of memory: ${bytes} bytes wanted, ${usage.bytes} in use`)
+      if (!address) throw new UnavailableError(`out of memory: ${bytes} bytes wanted, ${usage.bytes} in use`)
       usage.bytes += bytes
       usage.allocations++
       return { bytes, address }

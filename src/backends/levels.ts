@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { arch, platform } from 'node:os'
+import { UnavailableError } from './errors.ts'
 
 /** An instruction level of the cpu backend: what the compiler may use, and what the processor must have. */
 export interface Level {
@@ -33,16 +34,20 @@ export function cpuFeatures(): Set<string> {
 
 /**
  * The level asked for, or the best that this processor has.
- * @throws Error naming the missing features, or the level wanted if there is none of that name.
+ * @throws UnavailableError naming the missing features, or the level wanted if there is none of that name.
  */
 export function chooseLevel(wanted?: string, features = cpuFeatures()): Level {
   const fits = (level: Level) => level.needs.every(feature => features.has(feature))
   if (wanted === undefined) return levels.find(fits)!
   const level = levels.find(({ name }) => name === wanted)
   if (!level)
-    throw new Error(`instruction level "${wanted}" is unknown; use one of ${levels.map(l => l.name).join(', ')}`)
+    throw new UnavailableError(
+      `instruction level "${wanted}" is unknown; use one of ${levels.map(l => l.name).join(', ')}`,
+    )
   const missing = level.needs.filter(feature => !features.has(feature))
   if (missing.length > 0)
-    throw new Error(`instruction level "${wanted}" needs ${missing.join(', ')}, which this processor does not have`)
+    throw new UnavailableError(
+      `instruction level "${wanted}" needs ${missing.join(', ')}, which this processor does not have`,
+    )
   return level
 }

@@ -14,6 +14,7 @@ import { availableParallelism, homedir, platform, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { contractsHeader } from '../tensor/contracts.ts'
 import type { Kernel } from '../tensor/kernel.ts'
+import { UnavailableError } from './errors.ts'
 import type { Level } from './levels.ts'
 
 /**
@@ -36,7 +37,8 @@ const commonFlags = [
   '-Wno-unknown-pragmas',
 ]
 
-export class CompilerError extends Error {}
+/** There is no compiler, or it fails. */
+export class CompilerError extends UnavailableError {}
 
 const hash = (...parts: string[]): string => {
   const digest = createHash('sha256')
@@ -55,7 +57,7 @@ export function findCompiler(): { command: string; version: string } | undefined
 }
 
 /** Where compiled kernels are kept: beside the package if that can be written, else in the user's cache directory. */
-function cacheDirectory(root: string): string {
+export function cacheDirectory(root: string): string {
   for (const directory of [
     join(root, 'dist', 'native'),
     join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'halfbyte'),

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import type { Backend } from '../tensor/backend.ts'
 import type { Kernel } from '../tensor/kernel.ts'
 import { cpuBackend } from './cpu.ts'
+import { UnavailableError } from './errors.ts'
 import { chooseLevel } from './levels.ts'
 import { buildNative } from './native.ts'
 import { referenceBackend } from './reference.ts'
@@ -38,13 +39,13 @@ export const backends: Readonly<Record<string, Opener>> = {
   },
 }
 
-/** @throws Error naming what is missing: an unknown backend, no compiler, an instruction level this processor lacks. */
+/** @throws UnavailableError naming what is missing: an unknown backend, no compiler, an instruction level this processor lacks. */
 export async function openBackend(
   name: string,
   kernels: readonly Kernel[],
   options: BackendOptions = {},
 ): Promise<Backend> {
   const open = backends[name]
-  if (!open) throw new Error(`backend "${name}" is unknown; use one of ${Object.keys(backends).join(', ')}`)
+  if (!open) throw new UnavailableError(`backend "${name}" is unknown; use one of ${Object.keys(backends).join(', ')}`)
   return open(kernels, options)
 }

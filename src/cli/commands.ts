@@ -12,4 +12,10 @@ export interface CommandRow {
 }
 
 /** Every command, in the order in which a newcomer meets them. */
-export const commands: readonly CommandRow[] = []
+export const commands: readonly CommandRow[] = [
+  {
+    name: 'doctor',
+    summary: 'what this machine has: processor, compiler, GPU, libraries',
+    load: async () => (await import('./doctor.ts')).register,
+  },
+]

@@ -1,0 +1,218 @@
+import { spawnSync } from 'node:child_process'
+import { accessSync, constants, existsSync, readdirSync, realpathSync, statfsSync } from 'node:fs'
+import { availableParallelism, cpus, freemem, homedir, totalmem } from 'node:os'
+import { basename, join } from 'node:path'
+import { chooseLevel, cpuFeatures, levels } from '../backends/levels.ts'
+import { CompilerError, cacheDirectory, findCompiler } from '../backends/native.ts'
+import { backends, openBackend, packageRoot } from '../backends/open.ts'
+import { kernels } from '../kernels/index.ts'
+
+/**
+ * What a machine has for training, one check a line of `halfbyte doctor`. A check looks at this machine only where no facts are
+ * handed to it.
+ */
+export interface Check {
+  readonly name: string
+  /** `absent`: not there and not needed; `missing`: something works worse, or not at all, without it. */
+  readonly state: 'ok' | 'absent' | 'missing'
+  readonly found: string
+  /** What to do about it. */
+  readonly advice?: string
+}
+
+const gibibytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
+
+/** Features that kernels use or could use. */
+const notable = ['avx2', 'fma', 'f16c', 'avx_vnni', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_int8', 'amx_bf16']
+
+export function checkProcessor(model = cpus()[0]?.model ?? 'unknown', features = cpuFeatures()): Check {
+  const level = chooseLevel(undefined, features)
+  const better = levels.slice(0, levels.indexOf(level))
+  const why = better.map(({ name, needs }) => `${name} needs ${needs.filter(need => !features.has(need)).join(', ')}`)
+  const reason = why.length > 0 ? why.join('; ') : 'the fastest there is'
+  const present = notable.filter(feature => features.has(feature)).join(' ') || 'no features that matter here'
+  return { name: 'processor', state: 'ok', found: `${model.trim()} (${present}): level ${level.name}, ${reason}` }
+}
+
+export function checkCompiler(compiler = findCompiler()): Check {
+  if (compiler) return { name: 'compiler', state: 'ok', found: `${compiler.command}: ${compiler.version}` }
+  const tried = process.env.CXX ? `CXX=${process.env.CXX}` : 'c++, g++, clang++'
+  return {
+    name: 'compiler',
+    state: 'missing',
+    found: `no C++ compiler (tried ${tried}); without one only backend=reference trains, slowly`,
+    advice:
+      'install one: "apt install g++" (Debian, Ubuntu), "dnf install gcc-c++" (Fedora), "xcode-select --install" (macOS)',
+  }
+}
+
+/** Builds the native kernels if that has not been done, loads them, and says how long it took. */
+export async function checkKernels(): Promise<Check> {
+  const name = 'kernels'
+  const reports: string[] = []
+  const started = performance.now()
+  try {
+    const backend = await openBackend('cpu', kernels, { report: message => reports.push(message) })
+    backend.close()
+    const seconds = ((performance.now() - started) / 1000).toFixed(reports.length > 0 ? 1 : 2)
+    const how = reports.length > 0 ? `built and loaded in ${seconds} s` : `were built before, loaded in ${seconds} s`
+    return { name, state: 'ok', found: `${kernels.length} C++ kernels (${backend.description.level}) ${how}` }
+  } catch (error) {
+    const { message } = error as Error
+    const broken = error instanceof CompilerError && findCompiler() !== undefined
+    return {
+      name,
+      state: 'missing',
+      found: `the C++ kernels are not built: ${broken ? message : message.split(':')[0]}`,
+      advice: broken ? 'try another compiler: CXX=clang++ halfbyte doctor' : 'see the lines above',
+    }
+  }
+}
+
+export function checkThreads(): Check {
+  const [usable, all] = [availableParallelism(), cpus().length]
+  return { name: 'threads', state: 'ok', found: usable === all ? `${usable}` : `${usable} of ${all} processors` }
+}
+
+export function checkMemory(total = totalmem(), free = freemem(), limit = process.constrainedMemory() ?? 0): Check {
+  const limited = limit > 0 && limit < total ? `, of which this process may use ${gibibytes(limit)}` : ''
+  const found = `${gibibytes(total)}, ${gibibytes(free)} free${limited}`
+  const usable = Math.min(total, limited ? limit : total)
+  if (usable >= 2 * 2 ** 30) return { name: 'memory', state: 'ok', found }
+  return {
+    name: 'memory',
+    state: 'missing',
+    found,
+    advice: 'the preset tiny wants about 1.5 GiB; halve data.micro_batch',
+  }
+}
+
+export function checkNode(version = process.versions.node): Check {
+  const [major, minor] = version.split('.').map(Number) as [number, number]
+  const state = major > 20 || (major === 20 && minor >= 19) ? 'ok' : 'missing'
+  const advice = state === 'ok' ? {} : { advice: 'install Node.js 20.19 or newer' }
+  return { name: 'node', state, found: version, ...advice }
+}
+
+export function checkCache(): Check {
+  try {
+    return { name: 'cache', state: 'ok', found: `compiled kernels are kept in ${cacheDirectory(packageRoot())}` }
+  } catch (error) {
+    const advice = 'set XDG_CACHE_HOME to a directory that can be written'
+    return { name: 'cache', state: 'missing', found: (error as Error).message, advice }
+  }
+}
+
+/** Where runs go: the folder `runs` of the working directory. */
+export function checkDisk(directory = process.cwd()): Check {
+  const runs = join(directory, 'runs')
+  const place = existsSync(runs) ? runs : directory
+  try {
+    accessSync(place, constants.W_OK)
+    const { bavail, bsize } = statfsSync(place)
+    const free = bavail * bsize
+    const found = `${gibibytes(free)} free in ${place}`
+    if (free >= 2 ** 30) return { name: 'disk', state: 'ok', found }
+    return {
+      name: 'disk',
+      state: 'missing',
+      found,
+      advice: 'free some space, or pass --run with a directory elsewhere',
+    }
+  } catch {
+    const advice = 'work in another directory, or pass --run with a directory that can be written'
+    return { name: 'disk', state: 'missing', found: `${place} cannot be written`, advice }
+  }
+}
+
+/** The fields of `nvidia-smi`, a GPU a row; undefined where the command is not there or fails. */
+function askDriver(): string[][] | undefined {
+  const query = ['--query-gpu=name,memory.total,compute_cap,driver_version', '--format=csv,noheader,nounits']
+  const { status, stdout } = spawnSync('nvidia-smi', query, { encoding: 'utf8', timeout: 10_000 })
+  if (status !== 0 || !stdout.trim()) return undefined
+  return stdout
+    .trim()
+    .split('\n')
+    .map(line => line.split(',').map(field => field.trim()))
+}
+
+export function checkGpu(gpus = askDriver(), supported = Object.hasOwn(backends, 'cuda')): Check {
+  if (!gpus)
+    return { name: 'gpu', state: 'absent', found: 'no NVIDIA driver answers (nvidia-smi); runs use the processor' }
+  const [, , , driver] = gpus[0]!
+  const list = gpus.map(([name, memory, capability]) => `${name} (${memory} MiB, compute ${capability})`).join(', ')
+  const unused = supported ? '' : '; this version of halfbyte has no CUDA backend, runs use the processor'
+  return { name: 'gpu', state: 'ok', found: `${list}, driver ${driver}${unused}` }
+}
+
+/** Folders in `parent` whose names match, or none if it cannot be read. */
+const foldersIn = (parent: string, pattern: RegExp): string[] => {
+  try {
+    return readdirSync(parent)
+      .filter(name => pattern.test(name))
+      .sort()
+      .map(name => join(parent, name))
+  } catch {
+    return []
+  }
+}
+
+/** Where CUDA's libraries are looked for: the linker's path, the toolkit, and the wheels that pip installs. */
+export function cudaDirectories(environment: Readonly<Record<string, string | undefined>> = process.env): string[] {
+  const { LD_LIBRARY_PATH = '', CUDA_HOME, CUDA_PATH, VIRTUAL_ENV, CONDA_PREFIX } = environment
+  const toolkits = [CUDA_HOME, CUDA_PATH].filter(path => path !== undefined).concat(foldersIn('/usr/local', /^cuda/))
+  const pythons = [
+    ...[VIRTUAL_ENV, join(process.cwd(), '.venv'), CONDA_PREFIX, join(homedir(), '.local'), '/usr/local', '/usr']
+      .filter(path => path !== undefined)
+      .flatMap(prefix => foldersIn(join(prefix, 'lib'), /^python3/)),
+  ]
+  const wheels = pythons
+    .flatMap(python => [join(python, 'site-packages'), join(python, 'dist-packages')])
+    .flatMap(packages => foldersIn(join(packages, 'nvidia'), /./))
+    .map(wheel => join(wheel, 'lib'))
+  return [
+    ...LD_LIBRARY_PATH.split(':').filter(path => path !== ''),
+    ...toolkits.flatMap(toolkit => [join(toolkit, 'lib64'), join(toolkit, 'targets', 'x86_64-linux', 'lib')]),
+    ...(CONDA_PREFIX ? [join(CONDA_PREFIX, 'lib')] : []),
+    ...wheels,
+    '/usr/lib/x86_64-linux-gnu',
+    '/usr/lib/aarch64-linux-gnu',
+    '/usr/lib64',
+    '/usr/lib/wsl/lib',
+    '/usr/lib',
+  ]
+}
+
+/** The first file `lib<name>.so*` of the directories with the version that its name tells. */
+export function findLibrary(
+  name: string,
+  directories: readonly string[],
+): { path: string; version: string } | undefined {
+  const pattern = new RegExp(`^lib${name}\\.so(\\.[\\d.]+)?$`)
+  for (const directory of directories)
+    for (const path of foldersIn(directory, pattern).reverse())
+      try {
+        const version = /\.so\.([\d.]+)$/.exec(basename(realpathSync(path)))?.[1] ?? ''
+        return { path, version }
+      } catch {}
+  return undefined
+}
+
+const libraries = [
+  { name: 'cuda', title: 'the driver', advice: "install NVIDIA's driver" },
+  { name: 'nvrtc', title: 'the run-time compiler', advice: 'pip install nvidia-cuda-nvrtc' },
+  { name: 'cublasLt', title: 'matrix products', advice: 'pip install nvidia-cublas' },
+  { name: 'nccl', title: 'several GPUs', advice: 'pip install nvidia-nccl-cu13' },
+]
+
+/** CUDA's libraries: advice is given only where there is a GPU to use them. */
+export function checkLibraries(hasGpu: boolean, directories = cudaDirectories()): Check[] {
+  return libraries.map(({ name, title, advice }) => {
+    const library = findLibrary(name, directories)
+    const check = { name: `lib${name}` }
+    if (library)
+      return { ...check, state: 'ok', found: `${library.path}${library.version ? `, version ${library.version}` : ''}` }
+    if (!hasGpu) return { ...check, state: 'absent', found: `not found (${title})` }
+    return { ...check, state: 'missing', found: `not found (${title})`, advice }
+  })
+}
