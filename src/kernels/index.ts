@@ -1,6 +1,7 @@
 import type { Kernel } from '../tensor/kernel.ts'
 import { add } from './add/add.ts'
 import { convSilu, convSiluBackward } from './conv_silu/conv_silu.ts'
+import { crossEntropy, lossSum } from './cross_entropy/cross_entropy.ts'
 import { embedding, embeddingBackward } from './embedding/embedding.ts'
 import { gatedNorm, gatedNormBackward } from './gated_norm/gated_norm.ts'
 import { gemmNn, gemmNt, gemmTn, gemmTt } from './gemm/gemm.ts'
@@ -32,4 +33,6 @@ export const kernels: readonly Kernel[] = [
   add,
   squaredRelu,
   squaredReluBackward,
+  crossEntropy,
+  lossSum,
 ] as unknown as Kernel[]

@@ -1,0 +1,67 @@
+import { crossEntropy, lossSum } from '../kernels/cross_entropy/cross_entropy.ts'
+import { gemmNn, gemmNt, gemmTn } from '../kernels/gemm/gemm.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+import { passGradient } from './add.ts'
+import { type Parameter, type Tape, Var } from './tape.ts'
+
+export interface HeadLossOptions {
+  /** f32[1]: what every row's loss is multiplied by for the gradients: 1 / tokens of the global batch. Not needed without gradients. */
+  readonly scale?: Tensor
+  /** f32[2]: the sum of the losses in nats and the number of targets are added to it. */
+  readonly loss: Tensor
+  /** f32[rows]: receives the loss of every row, 0 where the target is ignored. */
+  readonly losses?: Tensor
+  /** Operands of the three products are rounded to BF16. */
+  readonly round: boolean
+  /** Rows whose logits exist at one time; by default so many that they take about 2 MB, at least 256. */
+  readonly chunk?: number
+}
+
+/**
+ * The output layer and its cross-entropy: logits = h wᵀ for h [rows, cols], w [vocab, cols] and targets i32[rows], -1 where there
+ * is nothing to predict.
+ *
+ * Logits exist for `chunk` rows at a time. The loss ends the tape, so where it records, the gradients are computed at once: that of
+ * w is added to, that of h is kept until the tape goes backwards.
+ */
+export function headLoss(tape: Tape, h: Var, weight: Parameter, targets: Tensor, options: HeadLossOptions): void {
+  const { backend } = tape
+  const [rows, cols] = h.value.shape as [number, number]
+  const vocab = weight.shape[0]!
+  const { scale, loss, chunk = Math.max(256, Math.floor(2 ** 13 / vocab) * 64) } = options
+  if (tape.recording && !scale)
+    throw new TypeError('headLoss: scale must be f32[1] where gradients are wanted, got nothing')
+  const round = options.round ? 1 : 0
+  const w = weight.value
+  const losses = options.losses ?? tape.allocate('f32', [rows])
+  const dh = tape.recording ? tape.allocate('act', h.value.shape) : undefined
+  for (let start = 0; start < rows; start += chunk)
+    tape.scope(() => {
+      const n = Math.min(chunk, rows - start)
+      const a = h.value.part(start * cols, [n, cols])
+      const logits = tape.allocate('f32', [n, vocab])
+      backend.run(gemmNt, { c: logits, a, b: w, accumulate: 0, round })
+      backend.run(crossEntropy, {
+        logits,
+        losses: losses.part(start, [n]),
+        targets: targets.part(start, [n]),
+        scale,
+        gradient: dh ? 1 : 0,
+      })
+      if (!dh) return
+      backend.run(gemmNn, { c: dh.part(start * cols, [n, cols]), a: logits, b: w, accumulate: 0, round })
+      backend.run(gemmTn, { c: weight.gradient, a: logits, b: a, accumulate: 1, round })
+    })
+  backend.run(lossSum, { loss, losses, targets })
+  if (!dh) return
+  const end = new Var(dh)
+  tape.shareGradient(end, dh)
+  tape.record(end, [], gradient => passGradient(tape, h, gradient))
+}
+
+/** Scores [rows, vocab] in FP32 of every next token, for sampling; no gradient. */
+export function logits(tape: Tape, h: Var, weight: Parameter, round: boolean): Var {
+  const scores = tape.allocate('f32', [h.value.shape[0]!, weight.shape[0]!])
+  tape.backend.run(gemmNt, { c: scores, a: h.value, b: weight.value, accumulate: 0, round: round ? 1 : 0 })
+  return new Var(scores)
+}
