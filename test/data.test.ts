@@ -1,0 +1,287 @@
+import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, it } from 'node:test'
+import { openCorpus } from '../src/data/corpus.ts'
+import { holdOut } from '../src/data/document.ts'
+import { CorpusError } from '../src/data/errors.ts'
+import { fileDocuments, invalidUtf8 } from '../src/data/files.ts'
+import { permuted } from '../src/data/permutation.ts'
+import { bitsPerByte, Sampler, type SamplerOptions, Validation, windowsOf } from '../src/data/sampler.ts'
+import { tokenizers } from '../src/data/tokenizer.ts'
+import { Stream } from '../src/formats/philox.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'halfbyte-data-'))
+after(() => rmSync(folder, { recursive: true }))
+const file = (name: string, content: string | Uint8Array) => {
+  const path = join(folder, name)
+  mkdirSync(join(path, '..'), { recursive: true })
+  writeFileSync(path, content)
+  return path
+}
+const refuses = (files: string | string[], message: string) =>
+  assert.throws(
+    () => fileDocuments(files),
+    error => {
+      assert.ok(error instanceof CorpusError, String(error))
+      assert.equal(error.exitCode, 1)
+      assert.equal(error.message.replaceAll(folder, 'FOLDER').replaceAll(process.cwd(), 'HERE'), message)
+      return true
+    },
+  )
+const textsOf = (files: string | string[]) => fileDocuments(files).map(({ text }) => Buffer.from(text).toString())
+
+const tokenizer = tokenizers.bytes!
+const options: SamplerOptions = { sequence: 32, microBatch: 4, boundaries: 'cross' }
+
+describe('byte tokenizer', () => {
+  it('gives bytes and takes them back', () => {
+    const text = 'Grüße, 世界 \u{1F40B}'
+    const tokens = tokenizer.encode(text)
+    assert.deepEqual([...tokens], [...Buffer.from(text)])
+    assert.equal(tokenizer.decode([tokenizer.separator, ...tokens, 271]), text)
+    assert.deepEqual(tokenizer.encode(Buffer.from(text)), tokens)
+    assert.equal(tokenizer.decode([0xf0]), '\ufffd')
+    assert.deepEqual([tokenizer.tokens, tokenizer.vocab, tokenizer.vocab % 16], [257, 272, 0])
+    assert.deepEqual([tokenizer.bytesOf(65), tokenizer.bytesOf(256)], [1, 0])
+  })
+})
+
+describe('embedded corpus', () => {
+  const corpus = openCorpus('embedded', 'bytes')
+
+  it('has the addresses and the chapters, the newest and every twentieth held out', () => {
+    assert.deepEqual([corpus.training.documents, corpus.validation.documents], [229 + 129, 4 + 6])
+    assert.equal(corpus.training.tokens.length, corpus.training.bytes + corpus.training.documents + 1)
+    assert.ok(corpus.training.bytes > 11.6e6, `${corpus.training.bytes} bytes`)
+    assert.ok(corpus.validation.bytes > 150e3 && corpus.validation.bytes < 0.03 * corpus.training.bytes)
+    assert.equal(corpus.training.tokens[0], 256)
+    assert.equal(corpus.training.tokens.at(-1), 256)
+    assert.match(tokenizer.decode(corpus.training.tokens.slice(0, 200)), /^Fellow-Citizens of the Senate and House/)
+  })
+
+  it('keeps held-out text out of training', () => {
+    const training = Buffer.from(corpus.training.tokens.map(token => Math.min(token, 255)))
+    const held = Buffer.from(corpus.validation.tokens.map(token => Math.min(token, 255)))
+    for (let at = 0; at + 200 < held.length; at += 20_000)
+      assert.equal(training.indexOf(held.subarray(at, at + 200)), -1)
+    assert.ok(training.includes('Call me Ishmael.'))
+  })
+
+  it('is the same every time', () => {
+    assert.equal(openCorpus('embedded', 'bytes').fingerprint, corpus.fingerprint)
+  })
+})
+
+describe("the user's files", () => {
+  it('are documents in the order of names', () => {
+    file('books/b.txt', 'second')
+    file('books/a.txt', '\ufefffirst')
+    file('books/deep/c.jsonl', '{"text":"third"}\n\n{"text":"fourth","id":4}\n{"text":""}')
+    file('books/notes.md', 'not this')
+    const all = ['first', 'second', 'third', 'fourth']
+    assert.deepEqual(textsOf(join(folder, 'books')), all)
+    assert.deepEqual(textsOf(join(folder, 'books/*.txt')), all.slice(0, 2))
+    assert.deepEqual(textsOf(join(folder, 'books/**/*.jsonl')), all.slice(2))
+    assert.deepEqual(textsOf(join(folder, '**/?.txt')), all.slice(0, 2))
+    assert.deepEqual(textsOf([join(folder, 'books/b.txt'), join(folder, 'books')]), [
+      'second',
+      'first',
+      'third',
+      'fourth',
+    ])
+  })
+
+  it('are refused with file, line or byte', () => {
+    refuses(join(folder, 'none.txt'), 'data.files: FOLDER/none.txt does not exist (looked from HERE)')
+    refuses(join(folder, 'none*.txt'), 'data.files: no file matches FOLDER/none*.txt')
+    refuses(file('paper.pdf', 'x'), 'data.files: FOLDER/paper.pdf is not a .txt or .jsonl file')
+    refuses(file('void.txt', ''), 'FOLDER/void.txt is empty; a file of text is wanted')
+    refuses(file('void.jsonl', '\n{"text":""}\n'), 'FOLDER/void.jsonl is empty; a file of text is wanted')
+    refuses(
+      file('latin.txt', Buffer.concat([Buffer.from('na\u00efve, but '), Buffer.from([0xe9, 0x74])])),
+      'FOLDER/latin.txt is not UTF-8: byte 12 (counted from 0) begins no valid character',
+    )
+    refuses(
+      file('a.jsonl', '{"text":"x"}\n{"body":"y"}\n'),
+      'FOLDER/a.jsonl, line 2: found an object with body, wanted {"text": "..."}',
+    )
+    refuses(file('b.jsonl', '\n{"text":5}\n'), 'FOLDER/b.jsonl, line 2: found "text" as number, wanted {"text": "..."}')
+    refuses(
+      file('c.jsonl', '{"text":"x"\n'),
+      'FOLDER/c.jsonl, line 1: found text that is not JSON, wanted {"text": "..."}',
+    )
+    refuses(file('d.jsonl', 'null\n'), 'FOLDER/d.jsonl, line 1: found object, wanted {"text": "..."}')
+    mkdirSync(join(folder, 'bare'))
+    refuses(join(folder, 'bare'), 'data.files: folder FOLDER/bare has no .txt or .jsonl file')
+  })
+
+  it('are UTF-8 exactly where a decoder says so', () => {
+    const random = new Stream(3, 0)
+    const decoder = new TextDecoder('utf-8', { fatal: true })
+    const pieces = [
+      [0x41],
+      [0xc3, 0xa9],
+      [0xe4, 0xb8, 0x96],
+      [0xf0, 0x9f, 0x90, 0x8b],
+      [0xed, 0xa0, 0x80],
+      [0xc0, 0xaf],
+      [0xf4, 0x90, 0x80, 0x80],
+      [0x80],
+      [0xe0, 0x80, 0xaf],
+      [0xf0, 0x9f],
+    ]
+    for (let round = 0; round < 400; round++) {
+      const bytes = Uint8Array.from(Array.from({ length: 3 }, () => pieces[random.below(pieces.length)]!).flat())
+      let valid = true
+      try {
+        decoder.decode(bytes)
+      } catch {
+        valid = false
+      }
+      const at = invalidUtf8(bytes)
+      assert.equal(at < 0, valid, String(bytes))
+      if (at > 0) assert.doesNotThrow(() => decoder.decode(bytes.subarray(0, at)), String(bytes))
+    }
+  })
+
+  it('give a share for validation, in whole characters', () => {
+    const few = holdOut([{ name: 'a', text: Buffer.from('é'.repeat(101)) }])
+    assert.equal(Buffer.from(few.training[0]!.text).toString(), 'é'.repeat(95))
+    assert.equal(Buffer.from(few.validation[0]!.text).toString(), 'é'.repeat(6))
+    const many = holdOut(Array.from({ length: 120 }, (_, i) => ({ name: String(i), text: Buffer.from(`text ${i}`) })))
+    assert.deepEqual(
+      many.validation.map(({ name }) => name),
+      ['49', '99'],
+    )
+    assert.equal(many.training.length, 118)
+  })
+
+  it('change the fingerprint when they change', () => {
+    const path = file('grow.txt', 'a text of some length')
+    const before = openCorpus(path, 'bytes').fingerprint
+    file('grow.txt', 'a text of same length')
+    assert.notEqual(openCorpus(path, 'bytes').fingerprint, before)
+  })
+})
+
+describe('permutation', () => {
+  it('reaches every index once, differently by seed and epoch', () => {
+    for (const size of [1, 2, 3, 4, 5, 16, 17, 1000]) {
+      const order = (seed: number, epoch: number) =>
+        Array.from({ length: size }, (_, i) => permuted(i, size, seed, epoch))
+      assert.deepEqual(
+        order(1, 0).toSorted((a, b) => a - b),
+        Array.from({ length: size }, (_, i) => i),
+      )
+      assert.deepEqual(order(1, 0), order(1, 0))
+      if (size < 100) continue
+      for (const other of [order(1, 1), order(2, 0), order(1 + 2 ** 32, 0)]) assert.notDeepEqual(other, order(1, 0))
+    }
+    assert.throws(() => permuted(5, 5, 1, 0), /index 5 is outside 0 \.\. 4/)
+  })
+
+  it('looks random: fixed points and rising neighbours as often as in a shuffle', () => {
+    const size = 4000
+    const order = Array.from({ length: size }, (_, i) => permuted(i, size, 9, 0))
+    assert.ok(order.filter((to, from) => to === from).length < 8)
+    const rising = order.filter((to, i) => i > 0 && to > order[i - 1]!).length
+    assert.ok(Math.abs(rising - size / 2) < 100, `${rising} of ${size}`)
+    const near = order.filter((to, i) => i > 0 && Math.abs(to - order[i - 1]!) < 40).length
+    assert.ok(near < 140, `${near} neighbours stay near`)
+  })
+})
+
+describe('sampler', () => {
+  const documents = Array.from({ length: 30 }, (_, i) => `Document ${i}: ${'abcdefghij'.repeat(1 + (i % 7))}`)
+  const corpus = openCorpus(file('many.jsonl', documents.map(text => JSON.stringify({ text })).join('\n')), 'bytes')
+  const sampler = (seed = 1, change: Partial<SamplerOptions> = {}) =>
+    new Sampler(corpus.training, tokenizer, seed, 8, { ...options, ...change })
+  const rowsOf = (array: Int32Array, sequence = 32) =>
+    Array.from({ length: array.length / sequence }, (_, row) =>
+      [...array.slice(row * sequence, (row + 1) * sequence)].join(),
+    )
+
+  it('sees every window once an epoch', () => {
+    const all = sampler()
+    assert.equal(all.windows, windowsOf(corpus.training, 32))
+    const seen: string[] = []
+    for (let g = 0; g < 2 * all.windows; g += 4) seen.push(...rowsOf(all.batch(Math.floor(g / 8), (g / 4) % 2).tokens))
+    const { tokens } = corpus.training
+    const wanted = Array.from({ length: all.windows }, (_, w) => [...tokens.slice(w * 32, (w + 1) * 32)].join()).sort()
+    assert.deepEqual(seen.slice(0, all.windows).sort(), wanted)
+    assert.deepEqual(seen.slice(all.windows, 2 * all.windows).sort(), wanted)
+    assert.notDeepEqual(seen.slice(0, all.windows), seen.slice(all.windows, 2 * all.windows))
+  })
+
+  it('gives the same batch for the same seed, step and index, whatever was asked before', () => {
+    const a = sampler()
+    const first = Int32Array.from(a.batch(7, 1).tokens)
+    a.batch(8, 0)
+    assert.deepEqual(a.batch(7, 1).tokens, first)
+    assert.deepEqual(sampler().batch(7, 1).tokens, first)
+    assert.notDeepEqual(sampler(2).batch(7, 1).tokens, first)
+  })
+
+  it('gives a step the same sequences however it is cut into micro-batches', () => {
+    const step = (microBatch: number) =>
+      Array.from({ length: 8 / microBatch }, (_, i) => rowsOf(sampler(1, { microBatch }).batch(3, i).tokens)).flat()
+    assert.deepEqual(step(4), step(8))
+    assert.deepEqual(step(1), step(8))
+  })
+
+  it('shifts targets by one and counts their bytes', () => {
+    const { tokens, targets, bytes } = sampler().batch(2, 0)
+    for (let i = 0; i + 1 < 32; i++) assert.equal(targets[i], tokens[i + 1])
+    assert.equal(bytes, targets.filter(token => token !== 256).length)
+    assert.ok(bytes < targets.length)
+  })
+
+  it('marks where documents begin, only if boundaries reset', () => {
+    const { tokens, starts } = sampler(1, { boundaries: 'reset' }).batch(0, 0)
+    for (let row = 0; row < 4; row++) {
+      let start = 0
+      for (let i = 0; i < 32; i++) {
+        if (tokens[row * 32 + i] === 256) start = i
+        assert.equal(starts[row * 32 + i], start)
+      }
+    }
+    assert.ok(starts.some(start => start > 0))
+    assert.ok(
+      sampler()
+        .batch(0, 0)
+        .starts.every(start => start === 0),
+    )
+  })
+
+  it('validates on fixed windows spread over the held-out text', () => {
+    const stream = openCorpus('embedded', 'bytes').validation
+    const validation = new Validation(stream, tokenizer, 4, { ...options, sequence: 128 })
+    const rows = Array.from({ length: validation.batches }, (_, i) => rowsOf(validation.batch(i).tokens, 128)).flat()
+    assert.equal(new Set(rows).size, 16)
+    const count = windowsOf(stream, 128)
+    const last = Math.floor((15 * count) / 16)
+    assert.equal(rows[15], [...stream.tokens.slice(last * 128, (last + 1) * 128)].join())
+    assert.deepEqual(
+      rowsOf(new Validation(stream, tokenizer, 4, { ...options, sequence: 128 }).batch(0).tokens, 128),
+      rows.slice(0, 4),
+    )
+  })
+
+  it('says when the text is too short for one sequence', () => {
+    const short = openCorpus(file('short.txt', 'x'.repeat(100)), 'bytes')
+    assert.throws(
+      () => new Validation(short.validation, tokenizer, 4, options),
+      /^CorpusError: the held-out text has 7 tokens, fewer than the 33 of one sequence; give more text in data\.files or a smaller data\.sequence$/,
+    )
+    assert.throws(
+      () => new Sampler(short.training, tokenizer, 1, 8, { ...options, sequence: 128 }),
+      /^CorpusError: the training text has 97 tokens/,
+    )
+  })
+
+  it('converts nats per token to bits per byte', () => {
+    assert.ok(Math.abs(bitsPerByte(Math.LN2, 100, 50) - 2) < 1e-12)
+  })
+})
