@@ -166,16 +166,10 @@ describe('plain display', () => {
 describe('parts of the display', () => {
   it('formats durations and counts', () => {
     assert.deepEqual([0, 41.4, 61, 3725, -3].map(formatDuration), ['0:00', '0:41', '1:01', '1:02:05', '0:00'])
-    assert.deepEqual([0, 812, 1234, 12345, 123456, 999_999, 2_500_000, 1_500_000_000].map(formatCount), [
-      '0',
-      '812',
-      '1.23k',
-      '12.3k',
-      '123k',
-      '1.00M',
-      '2.50M',
-      '1.50B',
-    ])
+    assert.deepEqual(
+      [0, 812, 1234, 12345, 123456, 999_999, 2_500_000, 1_500_000_000, 10e12, 12_345e12].map(formatCount),
+      ['0', '812', '1.23k', '12.3k', '123k', '1.00M', '2.50M', '1.50B', '10.0T', '12345T'],
+    )
   })
 
   it('draws a sparkline from the smallest to the largest value', () => {

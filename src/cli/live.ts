@@ -56,12 +56,16 @@ export function formatDuration(seconds: number): string {
   return hours > 0 ? `${hours}:${two(minutes)}:${two(total % 60)}` : `${minutes}:${two(total % 60)}`
 }
 
-/** 812 → `812`, 12345 → `12.3k`, 2500000 → `2.50M`. */
+/** 812 → `812`, 12345 → `12.3k`, 10e12 → `10.0T`. */
 export function formatCount(value: number): string {
   if (value < 1000) return value.toFixed(0)
-  const [scaled, unit] =
-    value < 999_500 ? [value / 1e3, 'k'] : value < 999_500_000 ? [value / 1e6, 'M'] : [value / 1e9, 'B']
-  return scaled.toFixed(scaled < 10 ? 2 : scaled < 100 ? 1 : 0) + unit
+  const units = ['k', 'M', 'B', 'T']
+  let scaled = value / 1000
+  while (scaled >= 999.5 && units.length > 1) {
+    scaled /= 1000
+    units.shift()
+  }
+  return scaled.toFixed(scaled < 10 ? 2 : scaled < 100 ? 1 : 0) + units[0]
 }
 
 /** One block character per value, the smallest lowest; a value that is not finite is a blank. */
