@@ -10,6 +10,7 @@ import { gemmMxfp4, gemmMxfp8 } from './gemm_mx/gemm_mx.ts'
 import { gemmNvfp4 } from './gemm_nvfp4/gemm_nvfp4.ts'
 import { rmsNorm, rmsNormBackward } from './rms_norm/rms_norm.ts'
 import { squaredRelu, squaredReluBackward } from './squared_relu/squared_relu.ts'
+import { ssd, ssdBackward } from './ssd/ssd.ts'
 
 /** Every kernel there is: read by conformance tests, benchmarks, the header generator and the backends' loaders. */
 export const kernels: readonly Kernel[] = [
@@ -28,6 +29,8 @@ export const kernels: readonly Kernel[] = [
   convSiluBackward,
   gatedNorm,
   gatedNormBackward,
+  ssd,
+  ssdBackward,
   embedding,
   embeddingBackward,
   add,

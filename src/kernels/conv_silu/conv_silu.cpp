@@ -2,11 +2,10 @@
 // backward pass computes du of a tile and of the taps-1 rows after it, which see into it. dweight and dbias are summed per block of
 // rows, the blocks' partial sums in order, so that the result does not depend on the number of threads.
 #include "cpu.h"
+#include "elementary.h"
 #include <algorithm>
 
 constexpr int64_t row_block = 64, channel_block = 256;
-
-static inline float sigmoid(float u) { return 1.0f / (1.0f + std::exp(-u)); }
 
 // bias, then one row of `channels` weights for each tap: rows of contiguous channels, which the loops over channels read.
 template <class Args> static void transpose_weights(const Args& a, float* rows) {
@@ -43,8 +42,8 @@ template <class Act> static void conv_silu(const conv_silu_args<Act>& a) {
     float u[channel_block];
     for (int64_t r = block * row_block; r < end; r++) {
       convolve(a, weights, r, first, count, u);
-      Act* y = a.y + r * a.channels + first;
-      for (int64_t c = 0; c < count; c++) store(y + c, u[c] * sigmoid(u[c]));
+      Act* __restrict y = a.y + r * a.channels + first;
+      for (int64_t c = 0; c < count; c++) store(y + c, u[c] * fast_sigmoid(u[c]));
     }
   });
 }
@@ -66,11 +65,12 @@ template <class Act> static void conv_silu_backward(const conv_silu_backward_arg
       convolve(a, weights, r, first, count, u);
       const Act* __restrict dy = a.dy + r * a.channels + first;
       for (int64_t c = 0; c < count; c++) {
-        const float s = sigmoid(u[c]);
+        const float s = fast_sigmoid(u[c]);
         du[c] = load(dy + c) * s * (1.0f + u[c] * (1.0f - s));
       }
       if (r >= end) continue;
-      for (int64_t c = 0; c < count; c++) sums[c] += du[c];
+      float* __restrict db = sums;
+      for (int64_t c = 0; c < count; c++) db[c] += du[c];
       const int64_t visible = r % a.sequence - a.starts[r];
       for (int64_t j = std::max<int64_t>(0, a.taps - 1 - visible); j < a.taps; j++) {
         const Act* __restrict x = a.projection + (r - (a.taps - 1) + j) * a.width + a.offset + first;
@@ -89,7 +89,7 @@ template <class Act> static void conv_silu_backward(const conv_silu_backward_arg
         const float* __restrict du = gradients + (r - begin) * channel_block;
         for (int64_t c = 0; c < count; c++) dx[c] += w[c] * du[c];
       }
-      Act* out = a.dprojection + q * a.width + a.offset + first;
+      Act* __restrict out = a.dprojection + q * a.width + a.offset + first;
       for (int64_t c = 0; c < count; c++) store(out + c, dx[c]);
     }
   });

@@ -1,8 +1,7 @@
 // Forward and backward of gated_norm.ts. A row is one task's work; dw is summed per group of 32 rows, the groups' partial sums in
 // order, so that the result does not depend on the number of threads.
 #include "cpu.h"
-
-static inline float sigmoid(float z) { return 1.0f / (1.0f + std::exp(-z)); }
+#include "elementary.h"
 
 // Sums in 16 lanes, then over the lanes in order.
 template <class Term> static inline double sum_of(int64_t n, const Term& term) {
@@ -28,7 +27,7 @@ template <class Act> static void gated_norm(const gated_norm_args<Act>& a) {
         const float* w = a.w + g * slice;
         for (int64_t c = 0; c < slice; c++) {
           const float gate = load(z + c);
-          v[c] = load(y + c) * gate * sigmoid(gate);
+          v[c] = load(y + c) * gate * fast_sigmoid(gate);
         }
         const double sum = sum_of(slice, [&](int64_t c) { return v[c] * v[c]; });
         const float inverse = (float)(1.0 / std::sqrt(sum / (double)slice + a.eps));
@@ -44,22 +43,23 @@ template <class Act> static void gated_norm_backward(const gated_norm_backward_a
   const int64_t slice = a.cols / a.groups, blocks = (a.rows + block - 1) / block;
   float* partial = static_cast<float*>(scratch(0, blocks * a.cols * 4));
   parallel_rows(a.rows, block, [&](int64_t begin, int64_t end) {
-    float* gates = static_cast<float*>(scratch(1, slice * 3 * 4));
-    float *normalised = gates + slice, *dn = normalised + slice;
+    float* __restrict gates = static_cast<float*>(scratch(1, slice * 3 * 4));
+    float* __restrict normalised = gates + slice;
+    float* __restrict dn = normalised + slice;
     float* sums = partial + begin / block * a.cols;
     memset(sums, 0, a.cols * 4);
     for (int64_t r = begin; r < end; r++)
       for (int64_t g = 0; g < a.groups; g++) {
-        const Act* y = a.y + r * a.cols + g * slice;
-        const Act* z = a.projection + r * a.width + g * slice;
-        const Act* dout = a.dout + r * a.cols + g * slice;
-        Act* dy = a.dy + r * a.cols + g * slice;
-        Act* dz = a.dprojection + r * a.width + g * slice;
-        const float* w = a.w + g * slice;
-        float* dw = sums + g * slice;
+        const Act* __restrict y = a.y + r * a.cols + g * slice;
+        const Act* __restrict z = a.projection + r * a.width + g * slice;
+        const Act* __restrict dout = a.dout + r * a.cols + g * slice;
+        Act* __restrict dy = a.dy + r * a.cols + g * slice;
+        Act* __restrict dz = a.dprojection + r * a.width + g * slice;
+        const float* __restrict w = a.w + g * slice;
+        float* __restrict dw = sums + g * slice;
         const float inverse = a.inverse[r * a.groups + g];
         for (int64_t c = 0; c < slice; c++) {
-          const float gate = load(z + c), s = sigmoid(gate), d = load(dout + c);
+          const float gate = load(z + c), s = fast_sigmoid(gate), d = load(dout + c);
           gates[c] = s;
           normalised[c] = load(y + c) * gate * s * inverse;
           dn[c] = d * w[c];

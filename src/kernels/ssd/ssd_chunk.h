@@ -1,0 +1,172 @@
+// What the forward and the backward pass of ssd.ts share. Chunks are computed as matrix products. For one head and one chunk of Q
+// tokens, with l_i = sum_{j<=i} D_j A counted from the chunk's first token and H the state that enters it (P x N):
+//
+//   y_i = sum_{j<=i} L_ij (C_i.B_j) D_j x_j + enter_i H C_i + skip x_i        L_ij = e^(l_i - l_j)
+//   H'  = carry H + sum_j leave_j D_j x_j B_j^T                               leave_j = e^(l_Q - l_j)
+//
+// Boundaries of documents only put zeros there: L_ij = 0 where j < starts[i]; enter_i = e^(l_i) if row i sees the token before the chunk,
+// else 0; carry = enter of the last row; leave_j = 0 where the last row does not see j.
+//
+// A task is one sequence and at most four heads of one group, which share C.B^T: its work depends on sizes only.
+#pragma once
+#include <algorithm>
+#include "cpu.h"
+#include "elementary.h"
+
+namespace ssd_chunk {
+
+// Rows of a triangular Q x Q matrix are computed in blocks of so many.
+constexpr int64_t block_rows = 32;
+constexpr int64_t task_heads = 4;
+
+struct Sizes {
+  int64_t batch, sequence, chunk, chunks, groups, state, heads, head_dim, parts;
+
+  template <class Args> explicit Sizes(const Args& a) {
+    sequence = a.sequence;
+    batch = a.rows / sequence;
+    chunk = std::min<int64_t>(a.chunk, sequence);
+    chunks = (sequence + chunk - 1) / chunk;
+    groups = a.groups;
+    state = a.state;
+    heads = a.heads;
+    head_dim = a.inner / a.heads;
+    parts = (heads / groups + task_heads - 1) / task_heads;
+  }
+  int64_t tasks() const { return batch * groups * parts; }
+};
+
+struct Task {
+  int64_t sequence, group, part, first_head, heads;
+
+  Task(const Sizes& s, int64_t number) {
+    part = number % s.parts;
+    group = number / s.parts % s.groups;
+    sequence = number / (s.parts * s.groups);
+    const int64_t per_group = s.heads / s.groups;
+    first_head = group * per_group + part * task_heads;
+    heads = std::min(task_heads, per_group - part * task_heads);
+  }
+};
+
+// Hands out pieces of one region of memory, each aligned to 64 bytes.
+struct Pieces {
+  float* next;
+  float* take(int64_t size) {
+    float* piece = next;
+    next += rounded(size);
+    return piece;
+  }
+  static int64_t rounded(int64_t size) { return (size + 15) / 16 * 16; }
+};
+
+// c[m, n] (+)= a[m, k] b[k, n]; element (i, j) of a lies at a[i * row_step + j * column_step].
+inline void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t row_step, int64_t column_step, const float* b,
+                    int64_t b_stride, float* c, int64_t c_stride, bool accumulate) {
+  for (int64_t i = 0; i < m; i++) {
+    float* __restrict out = c + i * c_stride;
+    if (!accumulate) memset(out, 0, n * 4);
+    for (int64_t l = 0; l < k; l++) {
+      const float factor = a[i * row_step + l * column_step];
+      const float* __restrict row = b + l * b_stride;
+      for (int64_t j = 0; j < n; j++) out[j] = multiply_add(factor, row[j], out[j]);
+    }
+  }
+}
+
+// Lower triangle of c[q, q] = a[q, k] b[k, q], and what lies above it in the blocks of rows that it cuts.
+inline void lower_product(int64_t q, int64_t k, const float* a, const float* b, float* c) {
+  for (int64_t i = 0; i < q; i += block_rows) {
+    const int64_t rows = std::min(block_rows, q - i);
+    product(rows, i + rows, k, a + i * k, k, 1, b, q, c + i * q, q, false);
+  }
+}
+
+// c[q, n] (+)= t b, with t lower triangular: zero above the diagonal in the blocks that it cuts, anything in those above.
+inline void multiply_lower(int64_t q, int64_t n, const float* t, const float* b, float* c, bool accumulate) {
+  for (int64_t i = 0; i < q; i += block_rows) {
+    const int64_t rows = std::min(block_rows, q - i);
+    product(rows, n, i + rows, t + i * q, q, 1, b, n, c + i * n, n, accumulate);
+  }
+}
+
+// c[q, n] (+)= t^T b.
+inline void multiply_lower_transposed(int64_t q, int64_t n, const float* t, const float* b, float* c, bool accumulate) {
+  for (int64_t i = 0; i < q; i += block_rows) {
+    const int64_t rows = std::min(block_rows, q - i);
+    product(rows, n, q - i, t + i * q + i, 1, q, b + i * n, n, c + i * n, n, accumulate);
+  }
+}
+
+inline void transpose(int64_t rows, int64_t cols, const float* from, float* to) {
+  for (int64_t r = 0; r < rows; r += 16)
+    for (int64_t c = 0; c < cols; c++)
+      for (int64_t i = r; i < std::min(r + 16, rows); i++) to[c * rows + i] = from[i * cols + c];
+}
+
+// `rows` rows of `cols` elements as contiguous floats.
+template <class Act> inline void gather(int64_t rows, int64_t cols, const Act* from, int64_t stride, float* __restrict to) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < cols; c++) to[r * cols + c] = load(from + r * stride + c);
+}
+
+// Where a chunk lies: `length` rows from row `row`, at position `begin` of their sequence.
+struct Chunk {
+  int64_t row, begin, length;
+
+  Chunk(const Sizes& s, const Task& task, int64_t number) {
+    begin = number * s.chunk;
+    row = task.sequence * s.sequence + begin;
+    length = std::min(s.chunk, s.sequence - begin);
+  }
+};
+
+// D, l and what follows from them for one head and chunk.
+struct Decays {
+  float *delta, *enter, *leave;
+  // l as the sum of two floats, so that its differences are exact to FP32 wherever it has grown to.
+  float *high, *low;
+  // First token of the chunk that each row sees.
+  int32_t* first;
+  float rate, carry;
+  bool entered;
+
+  explicit Decays(Pieces& pieces, int64_t chunk) {
+    for (float** p : {&delta, &enter, &leave, &high, &low}) *p = pieces.take(chunk);
+    first = reinterpret_cast<int32_t*>(pieces.take(chunk));
+  }
+  static int64_t size(int64_t chunk) { return 6 * Pieces::rounded(chunk); }
+
+  template <class Args> void compute(const Args& a, const Chunk& chunk, int64_t head) {
+    rate = -std::exp(a.aLog[head]);
+    for (int64_t i = 0; i < chunk.length; i++)
+      delta[i] = load(a.projection + (chunk.row + i) * a.width + a.offset + head) + a.dtBias[head];
+    for (int64_t i = 0; i < chunk.length; i++) delta[i] = fast_softplus(delta[i]);
+    double sum = 0;
+    for (int64_t i = 0; i < chunk.length; i++) {
+      sum += (double)delta[i] * rate;
+      high[i] = (float)sum;
+      low[i] = (float)(sum - high[i]);
+      first[i] = (int32_t)std::max<int64_t>(0, a.starts[chunk.row + i] - chunk.begin);
+    }
+    const int64_t last = chunk.length - 1;
+    const float total = high[last], rest = low[last];
+    for (int64_t i = 0; i < chunk.length; i++) {
+      const float e = fast_exp(high[i]);
+      enter[i] = a.starts[chunk.row + i] < chunk.begin ? e : 0.0f;
+      const float l = fast_exp((total - high[i]) + (rest - low[i]));
+      leave[i] = i >= first[last] ? l : 0.0f;
+    }
+    carry = enter[last];
+    // Rows that see past the chunk's begin come first.
+    entered = enter[0] != 0.0f || a.starts[chunk.row] < chunk.begin;
+  }
+
+  // Row i of L from column 0 to i.
+  void row(int64_t i, float* __restrict out) const {
+    for (int64_t j = 0; j < first[i]; j++) out[j] = 0.0f;
+    for (int64_t j = first[i]; j <= i; j++) out[j] = fast_exp((high[i] - high[j]) + (low[i] - low[j]));
+  }
+};
+
+}  // namespace ssd_chunk
