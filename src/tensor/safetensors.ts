@@ -256,11 +256,14 @@ export function openSafetensors(path: string): SafetensorsFile {
   }
 }
 
-/** A tensor to be written. `data` may be a function, called when its bytes are due, so that not all need be in memory. */
+/**
+ * A tensor to be written. `data` may be a function, called when its bytes are due, so that not all need be in memory; it may give
+ * them in pieces, each of which is written before the next is asked for.
+ */
 export interface TensorToWrite {
   readonly dtype: SafetensorsDtype
   readonly shape: readonly number[]
-  readonly data: ArrayBufferView | (() => ArrayBufferView)
+  readonly data: ArrayBufferView | (() => ArrayBufferView | Iterable<ArrayBufferView>)
 }
 
 /**
@@ -291,12 +294,16 @@ export function* safetensorsChunks(
   yield length
   yield json
   for (const [name, { dtype, shape, data }] of entries) {
-    const view = typeof data === 'function' ? data() : data
-    if (view.byteLength !== bytesOf(dtype, shape))
-      fail(
-        `tensor ${quoted(name)} has ${view.byteLength} bytes, but ${dtype}[${shape.join(', ')}] takes ${bytesOf(dtype, shape)}`,
-      )
-    yield new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+    const wanted = bytesOf(dtype, shape)
+    const views = typeof data === 'function' ? data() : data
+    let given = 0
+    for (const view of ArrayBuffer.isView(views) ? [views] : views) {
+      given += view.byteLength
+      if (given > wanted) break
+      yield new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+    }
+    if (given !== wanted)
+      fail(`tensor ${quoted(name)} has ${given} bytes, but ${dtype}[${shape.join(', ')}] takes ${wanted}`)
   }
 }
 
