@@ -1,5 +1,8 @@
 import type { Kernel } from '../tensor/kernel.ts'
 import { add } from './add/add.ts'
+import { amax, amaxLines, amaxRotated } from './amax/amax.ts'
+import { attention, attentionBackward } from './attention/attention.ts'
+import { cast } from './cast/cast.ts'
 import { convSilu, convSiluBackward } from './conv_silu/conv_silu.ts'
 import { crossEntropy, lossSum } from './cross_entropy/cross_entropy.ts'
 import { embedding, embeddingBackward } from './embedding/embedding.ts'
@@ -8,12 +11,23 @@ import { gemmNn, gemmNt, gemmTn, gemmTt } from './gemm/gemm.ts'
 import { gemmFp8, gemmFp8Tensor } from './gemm_fp8/gemm_fp8.ts'
 import { gemmMxfp4, gemmMxfp8 } from './gemm_mx/gemm_mx.ts'
 import { gemmNvfp4 } from './gemm_nvfp4/gemm_nvfp4.ts'
+import { dequantize } from './quantize/dequantize.ts'
+import { quantizeKernels } from './quantize/quantize.ts'
 import { rmsNorm, rmsNormBackward } from './rms_norm/rms_norm.ts'
+import { hadamardSigns, rotate } from './rotate/rotate.ts'
 import { squaredRelu, squaredReluBackward } from './squared_relu/squared_relu.ts'
 import { ssd, ssdBackward } from './ssd/ssd.ts'
 
 /** Every kernel there is: read by conformance tests, benchmarks, the header generator and the backends' loaders. */
 export const kernels: readonly Kernel[] = [
+  amax,
+  amaxRotated,
+  amaxLines,
+  rotate,
+  hadamardSigns,
+  ...quantizeKernels,
+  ...Object.values(dequantize),
+  cast,
   gemmNt,
   gemmNn,
   gemmTn,
@@ -38,4 +52,6 @@ export const kernels: readonly Kernel[] = [
   squaredReluBackward,
   crossEntropy,
   lossSum,
+  attention,
+  attentionBackward,
 ] as unknown as Kernel[]

@@ -1,5 +1,15 @@
-import type { FormatName } from '../recipes/recipe.ts'
-import type { Tensor } from '../tensor/tensor.ts'
+import { formats } from '../formats/formats.ts'
+import { limitsOf } from '../formats/quantize.ts'
+import { amax, amaxLines, amaxRotated } from '../kernels/amax/amax.ts'
+import { cast } from '../kernels/cast/cast.ts'
+import { dequantize } from '../kernels/quantize/dequantize.ts'
+import { quantize } from '../kernels/quantize/quantize.ts'
+import { rotate } from '../kernels/rotate/rotate.ts'
+import type { FormatName, Quantized } from '../recipes/recipe.ts'
+import type { Backend } from '../tensor/backend.ts'
+import type { DType } from '../tensor/dtype.ts'
+import type { Kernel } from '../tensor/kernel.ts'
+import { sizeOf, type Tensor } from '../tensor/tensor.ts'
 
 /**
  * A quantised operand as a GEMM reads it: [rows, cols] with blocks along cols, the contraction.
@@ -12,10 +22,215 @@ export interface Image {
   readonly cols: number
   /** u8, packed two to a byte (low nibble first) for 4-bit elements: [rows, cols/2] or [rows, cols]. */
   readonly codes: Tensor
-  /** Decode scales: u8 [rows, cols/16] E4M3, u8 [rows, cols/32] UE8M0, f32 [...] for FP8. */
+  /**
+   * Decode scales: u8 [rows, cols/16] E4M3; u8 [rows, cols/32] UE8M0; for FP8 f32 [rows, ceil(cols/128)], of square tiles
+   * [ceil(rows/128), ceil(cols/128)], or [1] with one scale for the tensor.
+   */
   readonly scales: Tensor
   /** f32[2]: largest magnitude, and 1 if a value was not finite; or f32[rows] with one outer scale per row. */
   readonly amax: Tensor
-  /** Largest element times largest block scale: 2688, or 1536 under four-over-six. */
+  /** Whether `amax` is one for the tensor or one for each row. */
+  readonly outer: 'tensor' | 'row'
+  /** Largest element times largest block scale: 2688, or 1536 under four-over-six; 1 in formats without a tensor scale. */
   readonly bound: number
+}
+
+/** Memory for an image; it must live as long as the image. */
+export type Allocate = (dtype: DType, shape: readonly number[]) => Tensor
+
+export interface ImageRequest {
+  readonly spec: Quantized
+  /** Rotation along the blocks; `signs` is u32[4], bit i set for a minus. */
+  readonly hadamard?: { readonly size: number; readonly signs: Tensor } | undefined
+  /** f32[2], written here: the largest magnitude of what is quantised, and 1 if any of it is not finite. */
+  readonly amax: Tensor
+  /** u32[3]: seed low, seed high, step. */
+  readonly random: Tensor
+  /** Which random decisions to draw; no two images of a step may share it. */
+  readonly stream: number
+}
+
+const run = (backend: Backend, kernel: Kernel, bindings: Record<string, Tensor | number | undefined>): void =>
+  backend.run(kernel, bindings as never)
+
+const scaleOrders = { q6: 0, m6: 1 }
+const errors = { mae: 1, mse: 2 }
+const mxScales = { up: 0, floor: 1 }
+
+/** Every scalar that a quantising kernel may have; those that its contract names are passed. */
+function scalarsOf({ spec, hadamard, stream }: ImageRequest): Record<string, number> {
+  const { limit, bound } = limitsOf(spec)
+  return {
+    hadamard: hadamard?.size ?? 0,
+    rounding: spec.round === 'stochastic' ? 1 : 0,
+    stream,
+    limit,
+    bound,
+    scale_order: scaleOrders[spec.scaleOrder ?? 'q6'],
+    four_over_six: spec.fourOverSix ? errors[spec.fourOverSix] : 0,
+    per_row: spec.outer === 'row' ? 1 : 0,
+    floor: mxScales[spec.mxScale ?? 'up'],
+    pow2: spec.pow2Scales ? 1 : 0,
+  }
+}
+
+function matrixShape(x: Tensor): [number, number] {
+  if (x.shape.length !== 2) throw new RangeError(`an image is of a matrix, got ${x.toString()}`)
+  return x.shape as [number, number]
+}
+
+/** Shape and dtype of the scales of an image [rows, cols]. */
+function scalesOf(format: FormatName, rows: number, cols: number, square: boolean): { dtype: DType; shape: number[] } {
+  const { block, scale, squareScalePerRow } = formats[format]
+  const dtype = scale === 'f32' ? 'f32' : 'u8'
+  if (!Number.isFinite(block)) return { dtype, shape: [1] }
+  return { dtype, shape: [square && !squareScalePerRow ? Math.ceil(rows / block) : rows, Math.ceil(cols / block)] }
+}
+
+const codesShape = (format: FormatName, rows: number, cols: number): number[] => [
+  rows,
+  (cols * formats[format].element.bits) / 8,
+]
+
+/** @throws RangeError naming the dimension that the format's blocks or the rotation do not divide. */
+function checkShape({ spec, hadamard }: ImageRequest, rows: number, cols: number): void {
+  const { block, scale } = formats[spec.format]
+  const unit = scale === 'f32' ? 16 : block
+  const need = (n: number, divisor: number, what: string) => {
+    if (n % divisor !== 0)
+      throw new RangeError(`${spec.format} image of [${rows}, ${cols}]: ${n} is not a multiple of ${what} ${divisor}`)
+  }
+  need(cols, unit, 'the block of')
+  if (spec.square) need(rows, unit, 'the tile of')
+  if (hadamard) need(cols, hadamard.size, 'the rotation of')
+}
+
+/** Allocates an image of `rows` lines along `cols`. */
+function emptyImage(allocate: Allocate, rows: number, cols: number, request: ImageRequest, amax: Tensor): Image {
+  const { format, square, outer } = request.spec
+  const scales = scalesOf(format, rows, cols, square === true)
+  return {
+    format,
+    rows,
+    cols,
+    codes: allocate('u8', codesShape(format, rows, cols)),
+    scales: allocate(scales.dtype, scales.shape),
+    amax,
+    outer: outer ?? 'tensor',
+    bound: limitsOf(request.spec).bound,
+  }
+}
+
+/** Writes `request.amax`; returns it, or the amax of each line where the outer scales are those. */
+function findAmax(backend: Backend, allocate: Allocate, x: Tensor, request: ImageRequest, columns: 0 | 1): Tensor {
+  const { hadamard, spec } = request
+  const rotation = { hadamard: hadamard?.size ?? 0, signs: hadamard?.signs, columns }
+  if (spec.outer === 'row') {
+    const largest = allocate('f32', [x.shape[columns]!])
+    backend.run(amaxLines, { largest, amax: request.amax, x, ...rotation })
+    return largest
+  }
+  if (hadamard) run(backend, amaxRotated as unknown as Kernel, { amax: request.amax, x, ...rotation })
+  else backend.run(amax, { amax: request.amax, x })
+  return request.amax
+}
+
+/** The bindings among `all` that the kernel's contract has. */
+function only(
+  kernel: Kernel,
+  all: Record<string, Tensor | number | undefined>,
+): Record<string, Tensor | number | undefined> {
+  return Object.fromEntries(Object.entries(all).filter(([name]) => name in kernel.args))
+}
+
+function linesImage(
+  backend: Backend,
+  allocate: Allocate,
+  x: Tensor,
+  request: ImageRequest,
+  layout: 'rows' | 'columns',
+): Image {
+  const { spec, hadamard, random } = request
+  const [rows, cols] = matrixShape(x)
+  const columns = layout === 'columns' ? 1 : 0
+  const [lines, length] = columns ? [cols, rows] : [rows, cols]
+  checkShape(request, lines, length)
+  if (spec.square) return squareImage(backend, allocate, x, request, columns)
+  const image = emptyImage(allocate, lines, length, request, findAmax(backend, allocate, x, request, columns))
+  const kernels = spec.round === 'eden' ? quantize[spec.format].eden : quantize[spec.format]
+  if (!kernels) throw new RangeError(`${spec.format} has no MS-EDEN rounding`)
+  const kernel = kernels[layout]
+  const { codes, scales } = image
+  const all = { codes, scales, x, amax: image.amax, signs: hadamard?.signs, random, ...scalarsOf(request) }
+  run(backend, kernel, only(kernel, all))
+  return image
+}
+
+/** One orientation of a square-tiled image, rotated first if asked. */
+function squareImage(backend: Backend, allocate: Allocate, x: Tensor, request: ImageRequest, columns: 0 | 1): Image {
+  let source = x
+  if (request.hadamard) {
+    source = allocate(x.dtype, x.shape)
+    backend.run(rotate, { y: source, x, signs: request.hadamard.signs, hadamard: request.hadamard.size, columns })
+  }
+  const { row, column } = squareImages(backend, allocate, source, { ...request, hadamard: undefined })
+  return columns ? column : row
+}
+
+/** The image of x [rows, cols]: blocks along cols. */
+export const rowImage = (backend: Backend, allocate: Allocate, x: Tensor, request: ImageRequest): Image =>
+  linesImage(backend, allocate, x, request, 'rows')
+
+/** The image of xᵀ, [cols, rows]: blocks along the rows of x. */
+export const columnImage = (backend: Backend, allocate: Allocate, x: Tensor, request: ImageRequest): Image =>
+  linesImage(backend, allocate, x, request, 'columns')
+
+/**
+ * Both images of w from square tiles; `column` is the exact transpose of `row`.
+ * @throws RangeError if a rotation is asked for, because it would differ between the two.
+ */
+export function squareImages(
+  backend: Backend,
+  allocate: Allocate,
+  w: Tensor,
+  request: ImageRequest,
+): { row: Image; column: Image } {
+  const [rows, cols] = matrixShape(w)
+  const { format } = request.spec
+  if (request.hadamard) throw new RangeError('both orientations of one square-tiled image cannot be rotated')
+  if (request.spec.round === 'eden') throw new RangeError('MS-EDEN has blocks along a row, not square tiles')
+  if (request.spec.outer === 'row') throw new RangeError('square tiles span rows, so an outer scale cannot be per row')
+  const square: ImageRequest = { ...request, spec: { ...request.spec, square: true } }
+  checkShape(square, rows, cols)
+  const found = findAmax(backend, allocate, w, square, 0)
+  const row = emptyImage(allocate, rows, cols, square, found)
+  const column = emptyImage(allocate, cols, rows, square, found)
+  const kernel = quantize[format].square
+  const images = { codes: row.codes, scales: row.scales, codes_t: column.codes, scales_t: column.scales }
+  run(backend, kernel, only(kernel, { ...images, x: w, amax: found, random: request.random, ...scalarsOf(square) }))
+  return { row, column }
+}
+
+/** The values of an image, [rows, cols], rounded to `dtype`. */
+export function dequantizeImage(backend: Backend, allocate: Allocate, image: Image, dtype: DType): Tensor {
+  const y = allocate(dtype, [image.rows, image.cols])
+  const kernel = dequantize[image.format]
+  const outer = image.outer === 'row' ? 2 : 1
+  const { codes, scales, amax, bound } = image
+  run(backend, kernel, only(kernel, { y, codes, scales, amax, bound, outer }))
+  return y
+}
+
+/** `x` itself if it has that dtype, else a copy rounded to it. */
+export function castTo(backend: Backend, allocate: Allocate, x: Tensor, dtype: DType): Tensor {
+  if (x.dtype === dtype) return x
+  const y = allocate(dtype, x.shape)
+  backend.run(cast, { y: y.view([y.size]), x: x.view([x.size]) })
+  return y
+}
+
+/** Bytes of the codes and scales of an image [rows, cols] with 1 x block scales. */
+export function imageBytes(format: FormatName, rows: number, cols: number): number {
+  const scales = scalesOf(format, rows, cols, false)
+  return sizeOf(codesShape(format, rows, cols)) + sizeOf(scales.shape) * (scales.dtype === 'f32' ? 4 : 1)
 }

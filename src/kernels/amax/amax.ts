@@ -1,0 +1,111 @@
+import { rotate, transpose } from '../../formats/hadamard.ts'
+import { Stream } from '../../formats/philox.ts'
+import { amaxOf, amaxOfRows } from '../../formats/quantize.ts'
+import { type Dims, defineKernel, i32, input, optional, output } from '../../tensor/kernel.ts'
+
+/**
+ * amax = [max |x|, NaN ignored; 1 if any x is not finite, else 0] (docs/numerics.md, "Amax"). FP4 conversion turns NaN and infinity into
+ * ordinary numbers, so this pass is where a divergence is still seen.
+ */
+export const amax = defineKernel({
+  name: 'amax',
+  args: { amax: output('f32', 2), x: input('act', 'rows', 'cols') },
+  reference({ amax, x }) {
+    amaxOf(x, amax)
+  },
+  cases: [
+    { dims: { rows: 1, cols: 1 } },
+    { dims: { rows: 7, cols: 33 } },
+    { dims: { rows: 130, cols: 272 } },
+    ...[Number.NaN, Number.POSITIVE_INFINITY, 0].map((value, i) => ({
+      name: `${value}`,
+      dims: { rows: 65, cols: 80 },
+      inputs: (dims: Dims) => ({ x: withValue(dims, value, i * 1000 + 7) }),
+    })),
+    {
+      name: 'zero',
+      dims: { rows: 2, cols: 16 },
+      inputs: () => ({ x: new Float32Array(32).fill(-0) }),
+    },
+    { dims: { rows: 2048, cols: 1024 }, bench: true },
+  ],
+  tolerance: 0,
+})
+
+function withValue({ rows, cols }: Dims, value: number, at: number): Float32Array {
+  const random = new Stream(3, at)
+  const x = Float32Array.from({ length: rows! * cols! }, () => random.normal())
+  x[at] = value
+  return x
+}
+
+/** `amax` of the rotated matrix, along the columns of each row or, if `columns` is 1, along the rows of each column: see `rotate`. */
+export const amaxRotated = defineKernel({
+  name: 'amax_rotated',
+  args: {
+    amax: output('f32', 2),
+    x: input('act', 'rows', 'cols'),
+    signs: input('u32', 'sign_words'),
+    hadamard: i32,
+    columns: i32,
+  },
+  reference({ amax, x, signs, hadamard, columns }, { rows, cols }, act) {
+    const options = { size: hadamard, signs, bf16: act === 'bf16' }
+    const z = columns ? rotate(transpose(x, rows!, cols!), cols!, rows!, options) : rotate(x, rows!, cols!, options)
+    amaxOf(z, amax)
+  },
+  cases: [
+    ...[4, 16, 32, 64, 128].flatMap(hadamard => [
+      { dims: { rows: 3, cols: 128, sign_words: 4 }, scalars: { hadamard, columns: 0 } },
+      { dims: { rows: 256, cols: 37, sign_words: 4 }, scalars: { hadamard, columns: 1 } },
+    ]),
+    {
+      name: 'NaN',
+      dims: { rows: 48, cols: 80, sign_words: 4 },
+      scalars: { hadamard: 16, columns: 1 },
+      inputs: dims => ({ x: withValue(dims, Number.NaN, 345) }),
+    },
+    { dims: { rows: 2048, cols: 1024, sign_words: 4 }, scalars: { hadamard: 16, columns: 1 }, bench: true },
+  ],
+  tolerance: 0,
+})
+
+/**
+ * The largest magnitude of each row of x, or of each column if `columns` is 1, and `amax` of the whole; all of the rotated matrix if `hadamard` is
+ * not 0. `lines` is rows or cols.
+ */
+export const amaxLines = defineKernel({
+  name: 'amax_lines',
+  args: {
+    largest: output('f32', 'lines'),
+    amax: output('f32', 2),
+    x: input('act', 'rows', 'cols'),
+    signs: optional(input('u32', 'sign_words')),
+    hadamard: i32,
+    columns: i32,
+  },
+  reference({ largest, amax, x, signs, hadamard, columns }, { rows, cols, lines }, act) {
+    const length = columns ? rows! : cols!
+    let z = columns ? transpose(x, rows!, cols!) : x
+    if (hadamard) z = rotate(z, lines!, length, { size: hadamard, signs: signs!, bf16: act === 'bf16' })
+    largest.set(amaxOfRows(z, lines!, length))
+    amaxOf(z, amax)
+  },
+  cases: [
+    { dims: { rows: 5, cols: 48, lines: 5 }, scalars: { hadamard: 0, columns: 0 } },
+    { dims: { rows: 80, cols: 48, lines: 48 }, scalars: { hadamard: 0, columns: 1 } },
+    {
+      dims: { rows: 5, cols: 64, lines: 5, sign_words: 4 },
+      scalars: { hadamard: 64, columns: 0 },
+      with: ['signs'],
+    },
+    {
+      name: 'NaN',
+      dims: { rows: 144, cols: 48, lines: 48, sign_words: 4 },
+      scalars: { hadamard: 16, columns: 1 },
+      with: ['signs'],
+      inputs: dims => ({ x: withValue(dims, Number.NaN, 345) }),
+    },
+  ],
+  tolerance: 0,
+})

@@ -1,0 +1,223 @@
+import { type FormatName, formats, type NumberFormat } from '../../formats/formats.ts'
+import { rotate, transpose } from '../../formats/hadamard.ts'
+import { codeAt, type QuantizedMatrix, type QuantizeOptions, quantizeMatrix } from '../../formats/quantize.ts'
+import type { Activation } from '../../tensor/dtype.ts'
+import {
+  type Args,
+  type Dims,
+  defineKernel,
+  f32,
+  i32,
+  input,
+  type Kernel,
+  optional,
+  output,
+  type TensorArg,
+  u32,
+} from '../../tensor/kernel.ts'
+import { type Layout, quantizeCases } from './cases.ts'
+
+/**
+ * Quantisation of a matrix x [rows, cols] into images, byte-equal to src/formats/quantize.ts (docs/numerics.md, "NVFP4 quantisation" and after).
+ *
+ *   rows      the image of x:  blocks along cols           columns   the image of xᵀ, [cols, rows]: blocks along rows
+ *   square    both at once from square tiles, as exact transposes of one another; codes_t and scales_t may be left out
+ *
+ * rows and columns may first rotate along their blocks: `hadamard` is the size or 0, `signs` its bit masks (bit i set: minus). `rounding` is 0
+ * nearest, 1 stochastic; `random` is [seed low, seed high, step] and `stream` says which decisions to draw. A block at the end of a row may be
+ * short in FP8, whose blocks are 128 long; it is as if the row went on with zeros. `limit` and `bound` are src/formats/quantize.ts's `limitsOf`.
+ */
+
+/** Properties of a format that its kernels' arguments follow from. */
+interface Row {
+  readonly format: FormatName
+  /** Prefix of C symbols. */
+  readonly symbol: string
+  readonly scalars: Args
+}
+
+const rows: readonly Row[] = [
+  {
+    format: 'nvfp4',
+    symbol: 'nvfp4',
+    // scale_order 0 q6, 1 m6; four_over_six 0 off, 1 mae, 2 mse; per_row 1: amax is one for each row of the image.
+    scalars: { limit: f32, bound: f32, scale_order: i32, four_over_six: i32, per_row: i32 },
+  },
+  { format: 'mxfp4', symbol: 'mxfp4', scalars: { limit: f32, floor: i32 } },
+  { format: 'mxfp8', symbol: 'mxfp8', scalars: { limit: f32, floor: i32 } },
+  { format: 'fp8', symbol: 'fp8', scalars: { limit: f32, pow2: i32 } },
+  { format: 'fp8-tensor', symbol: 'fp8_tensor', scalars: { limit: f32, pow2: i32 } },
+]
+
+interface QuantizeValues {
+  readonly codes: Uint8Array
+  readonly scales: Uint8Array | Float32Array
+  readonly codes_t?: Uint8Array | undefined
+  readonly scales_t?: Uint8Array | Float32Array | undefined
+  readonly x: Float32Array
+  readonly amax?: Float32Array | undefined
+  readonly signs?: Uint32Array | undefined
+  readonly random?: Uint32Array | undefined
+  readonly hadamard?: number
+  readonly rounding?: number
+  readonly stream: number
+  readonly limit: number
+  readonly scale_order?: number
+  readonly four_over_six?: number
+  readonly per_row?: number
+  readonly floor?: number
+  readonly pow2?: number
+}
+
+const roundings = ['nearest', 'stochastic'] as const
+const errors = [undefined, 'mae', 'mse'] as const
+
+/** The options of src/formats that a call's scalars stand for. */
+const optionsOf = (format: FormatName, values: QuantizeValues, act: Activation): QuantizeOptions => ({
+  format,
+  round: values.rounding === undefined ? 'eden' : roundings[values.rounding],
+  headroom: values.rounding === undefined ? undefined : values.limit / formats[format].element.max,
+  scaleOrder: values.scale_order ? 'm6' : 'q6',
+  fourOverSix: errors[values.four_over_six ?? 0],
+  outer: values.per_row ? 'row' : 'tensor',
+  mxScale: values.floor ? 'floor' : 'up',
+  pow2Scales: values.pow2 === 1,
+  source: act,
+  amax: values.amax,
+  random: values.random,
+  stream: values.stream,
+})
+
+function quantizeLines(format: FormatName, layout: Layout, values: QuantizeValues, dims: Dims, act: Activation): void {
+  const columns = layout === 'columns'
+  const lines = columns ? dims.cols! : dims.rows!
+  const length = columns ? dims.rows! : dims.cols!
+  let x = columns ? transpose(values.x, dims.rows!, dims.cols!) : values.x
+  if (values.hadamard)
+    x = rotate(x, lines, length, { size: values.hadamard, signs: values.signs!, bf16: act === 'bf16' })
+  const { codes, scales } = quantizeMatrix(x, lines, length, optionsOf(format, values, act))
+  values.codes.set(codes)
+  values.scales.set(scales)
+}
+
+/** The image of the transposed matrix with the same codes and scales. */
+function transposed({ format: name, codes, scales, rows, cols }: QuantizedMatrix, into: QuantizeValues): void {
+  const { element, block, squareScalePerRow } = formats[name]
+  const whole = !Number.isFinite(block)
+  for (let c = 0; c < cols; c++)
+    for (let r = 0; r < rows; r += 8 / element.bits) {
+      const low = codeAt(codes, element.bits, r * cols + c)
+      const high = element.bits === 4 ? codeAt(codes, 4, (r + 1) * cols + c) : 0
+      into.codes_t![((c * rows + r) * element.bits) / 8] = low | (high << 4)
+    }
+  const across = whole ? 1 : Math.ceil(cols / block)
+  const down = whole ? 1 : Math.ceil(rows / block)
+  for (let i = 0; i < into.scales_t!.length; i++) {
+    const tileColumn = squareScalePerRow ? Math.floor(i / down / block) : Math.floor(i / down)
+    into.scales_t![i] = scales[(i % down) * (squareScalePerRow ? block : 1) * across + tileColumn]!
+  }
+}
+
+function quantizeSquare(format: FormatName, values: QuantizeValues, { rows, cols }: Dims, act: Activation): void {
+  const matrix = quantizeMatrix(values.x, rows!, cols!, { ...optionsOf(format, values, act), square: true })
+  values.codes.set(matrix.codes)
+  values.scales.set(matrix.scales)
+  if (values.codes_t) transposed(matrix, values)
+}
+
+/** Shape words of the codes and scales of an image [lines, length]. */
+function imageArgs(
+  { element, block, scale, squareScalePerRow }: NumberFormat,
+  lines: string,
+  length: string,
+  square: boolean,
+) {
+  const codes = output('u8', lines, element.bits === 4 ? `${length}/2` : length)
+  if (!Number.isFinite(block)) return { codes, scales: output('f32', 1) }
+  if (scale !== 'f32') return { codes, scales: output('u8', lines, `${length}/${block}`) }
+  const perLine = !square || squareScalePerRow
+  return {
+    codes,
+    scales: output('f32', perLine ? lines : `${lines.slice(0, 3)}_blocks`, `${length.slice(0, 3)}_blocks`),
+  }
+}
+
+function linesKernel({ format: name, symbol, scalars }: Row, layout: 'rows' | 'columns', eden: boolean): Kernel {
+  const format = formats[name]
+  const [lines, length] = layout === 'rows' ? (['rows', 'cols'] as const) : (['cols', 'rows'] as const)
+  const amax: Args =
+    format.tensorScale || !Number.isFinite(format.block)
+      ? { amax: input('f32', format.tensorScale ? 'amaxes' : 2) }
+      : {}
+  return defineKernel<Args>({
+    name: `quantize_${symbol}${eden ? '_eden' : ''}_${layout}`,
+    args: {
+      ...imageArgs(format, lines, length, false),
+      x: input('act', 'rows', 'cols'),
+      ...amax,
+      signs: optional(input('u32', 'sign_words')),
+      random: optional(input('u32', 3)),
+      hadamard: i32,
+      ...(eden ? {} : { rounding: i32 }),
+      stream: u32,
+      ...(eden ? { limit: f32, bound: f32, per_row: i32 } : scalars),
+    },
+    reference: (values, dims, act) => quantizeLines(name, layout, values as unknown as QuantizeValues, dims, act),
+    cases: quantizeCases(name, layout, eden),
+    tolerance: 0,
+  })
+}
+
+function squareKernel({ format: name, symbol, scalars }: Row): Kernel {
+  const format = formats[name]
+  const row = imageArgs(format, 'rows', 'cols', true)
+  const column = imageArgs(format, 'cols', 'rows', true)
+  const { per_row, ...rest } = scalars
+  return defineKernel<Args>({
+    name: `quantize_${symbol}_square`,
+    args: {
+      ...row,
+      codes_t: optional(column.codes),
+      scales_t: optional(column.scales as TensorArg<'u8' | 'f32', false>),
+      x: input('act', 'rows', 'cols'),
+      ...(format.tensorScale || !Number.isFinite(format.block) ? { amax: input('f32', 2) } : {}),
+      random: optional(input('u32', 3)),
+      rounding: i32,
+      stream: u32,
+      ...rest,
+    },
+    reference: (values, dims, act) => quantizeSquare(name, values as unknown as QuantizeValues, dims, act),
+    cases: quantizeCases(name, 'square', false),
+    tolerance: 0,
+  })
+}
+
+export interface FormatKernels {
+  readonly rows: Kernel
+  readonly columns: Kernel
+  readonly square: Kernel
+  /** MS-EDEN, where the format has it. */
+  readonly eden?: { readonly rows: Kernel; readonly columns: Kernel }
+}
+
+const kernelsOf = (row: Row): FormatKernels => ({
+  rows: linesKernel(row, 'rows', false),
+  columns: linesKernel(row, 'columns', false),
+  square: squareKernel(row),
+  ...(formats[row.format].tensorScale
+    ? { eden: { rows: linesKernel(row, 'rows', true), columns: linesKernel(row, 'columns', true) } }
+    : {}),
+})
+
+/** The kernels of each format. */
+export const quantize = Object.fromEntries(rows.map(row => [row.format, kernelsOf(row)])) as Readonly<
+  Record<FormatName, FormatKernels>
+>
+
+/** All of them, for the list of kernels. */
+export const quantizeKernels: readonly Kernel[] = Object.values(quantize).flatMap(({ rows, columns, square, eden }) => [
+  rows,
+  columns,
+  square,
+  ...(eden ? [eden.rows, eden.columns] : []),
+])
