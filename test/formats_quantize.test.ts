@@ -1,0 +1,420 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { toBf16 } from '../src/formats/bf16.ts'
+import { dequantizeMatrix, scaleIndex, scaleValue } from '../src/formats/dequantize.ts'
+import { type FormatName, formats } from '../src/formats/formats.ts'
+import { multiplyQuantized } from '../src/formats/gemm.ts'
+import { rotate, signWords, transpose } from '../src/formats/hadamard.ts'
+import { encodeNearest } from '../src/formats/minifloat.ts'
+import { Stream } from '../src/formats/philox.ts'
+import { amaxOf, codeAt, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
+import { tensorScale } from '../src/formats/scales.ts'
+import { swizzle, swizzleOffset, unswizzle } from '../src/formats/swizzle.ts'
+import { fnv, fromHex, generate, hex } from './formats_vectors.ts'
+
+const nvfp4 = (values: Float32Array | number[], rows: number, cols: number, more: Partial<QuantizeOptions> = {}) =>
+  quantizeMatrix(Float32Array.from(values), rows, cols, { format: 'nvfp4', ...more })
+
+/** The given values, then zeros up to `size`. */
+const padded = (values: number[], size = 16): number[] => [...values, ...new Array(size - values.length).fill(0)]
+const block = (codes: Uint8Array, from = 0): number[] =>
+  Array.from({ length: 16 }, (_, i) => codeAt(codes, 4, from + i))
+const normals = (size: number, seed = 1): Float32Array => {
+  const random = new Stream(seed, 0)
+  return Float32Array.from({ length: size }, () => random.normal())
+}
+const names = Object.keys(formats) as FormatName[]
+
+describe('check values of docs/numerics.md', () => {
+  const x = generate(64, 128, 12345)
+
+  it('the generator and the scales of a tensor', () => {
+    assert.equal(fnv(toBf16(x)), 'c91530ad')
+    assert.deepEqual([...toBf16(x.subarray(0, 4))], [0x3dc6, 0x3e23, 0xbfd6, 0xbe8f])
+    const amax = amaxOf(x)
+    const { encode, decode } = tensorScale(amax[0]!, 2688)
+    assert.deepEqual([amax[0]!, encode, decode].map(hex), ['3FFF0000', '44A8A8A9', '3A424924'])
+  })
+
+  it('rowwise, both orders of operations', () => {
+    for (const scaleOrder of ['q6', 'm6'] as const) {
+      const { codes, scales } = nvfp4(x, 64, 128, { scaleOrder })
+      assert.equal(fnv(codes), '794aee35')
+      assert.equal(fnv(scales), '082bf828')
+      assert.equal(scales[0], 0x7e)
+      assert.equal(
+        block(codes)
+          .map(code => code.toString(16))
+          .join(''),
+        '11fae9a7c8088810',
+      )
+      assert.equal(Buffer.from(codes.subarray(0, 8)).toString('hex'), '11af9e7a8c808801')
+    }
+  })
+
+  it('16x16 tiles', () => {
+    const { codes, scales } = nvfp4(x, 64, 128, { square: true })
+    assert.equal(fnv(codes), 'eef9ff03')
+    assert.equal(fnv(scales), 'ce6dc345')
+  })
+
+  it('rotated along the rows', () => {
+    const z = rotate(transpose(x, 64, 128), 128, 64, { size: 16, signs: signWords('fixed'), bf16: true })
+    assert.equal(fnv(toBf16(z)), '00398311')
+    assert.deepEqual([...toBf16(z.subarray(0, 4))], [0x3d81, 0x3d14, 0x3e03, 0xbdea])
+    const { codes, scales, amax } = nvfp4(z, 128, 64)
+    assert.equal(hex(amax[0]!), '40240000')
+    assert.equal(hex(tensorScale(amax[0]!, 2688).encode), '44831F38')
+    assert.equal(fnv(codes), 'e4fa9c5a')
+    assert.equal(fnv(scales), '719cd586')
+  })
+
+  it('stochastic rounding', () => {
+    const { codes } = nvfp4(x, 64, 128, { round: 'stochastic', random: [0x1234, 0x5678, 9], stream: 5 })
+    assert.equal(fnv(codes), '9020e9d5')
+    assert.equal(
+      block(codes)
+        .map(code => code.toString(16))
+        .join(''),
+      '01faf997c8088910',
+    )
+    const nearest = nvfp4(x, 64, 128).codes
+    let differing = 0
+    for (let i = 0; i < x.length; i++) if (codeAt(codes, 4, i) !== codeAt(nearest, 4, i)) differing++
+    assert.equal(differing, 1826)
+  })
+
+  it('the product with a weight', () => {
+    const w = nvfp4(generate(32, 128, 777), 32, 128, { square: true })
+    assert.equal(hex(w.amax[0]!), '3FFF0000')
+    const y = multiplyQuantized(nvfp4(x, 64, 128), w)
+    assert.deepEqual([y[0]!, y[63 * 32 + 31]!].map(hex), ['C00022CA', '40E01E5B'])
+    assert.equal(fnv(toBf16(y)), 'a3880791')
+  })
+
+  it('fp8', () => {
+    const z = generate(128, 256, 4242)
+    const rows: [boolean, boolean, string, string, string, string][] = [
+      [false, false, '228d67d1', '223f05c8', '43656042', '3B8EDB6D'],
+      [false, true, '7afd10be', 'a9458070', '43000000', '3C000000'],
+      [true, false, 'cd34627d', '6673de69', '4360E0E1', '3B91B6DB'],
+      [true, true, 'ecd2f4ce', '4320ca05', '', ''],
+    ]
+    for (const [square, pow2Scales, codes, scales, scale, inverse] of rows) {
+      const image = quantizeMatrix(z, 128, 256, { format: 'fp8', square, pow2Scales, source: 'bf16' })
+      assert.equal(fnv(image.codes), codes)
+      assert.equal(fnv(image.scales), scales)
+      if (scale) assert.equal(hex(image.scales[0]!), inverse)
+      if (scale) assert.equal(hex(Math.fround(1 / fromHex(Number.parseInt(scale, 16)))), inverse)
+    }
+  })
+
+  it('an exact tie separates the orders q6 and m6, whatever power of two multiplies it', () => {
+    for (const factor of [1, 2 ** -20, 2 ** 30]) {
+      const values = padded([...padded([3 * factor]), 2.25 * factor], 32)
+      assert.deepEqual([...nvfp4(values, 2, 16, { scaleOrder: 'q6' }).scales], [0x7e, 0x7a])
+      assert.deepEqual([...nvfp4(values, 2, 16, { scaleOrder: 'm6' }).scales], [0x7e, 0x7b])
+    }
+  })
+
+  it('the smallest block scales', () => {
+    const tiny = (first: number) => {
+      const { codes, scales } = nvfp4([...padded([1]), ...padded([first, -1e-6])], 2, 16)
+      return [scales[1], ...block(codes, 16)]
+    }
+    assert.deepEqual(tiny(2e-6), [0, 7, 15, ...new Array(14).fill(0)])
+    assert.deepEqual(tiny(2.2e-6), [1, 5, 11, ...new Array(14).fill(0)])
+    assert.equal(tiny(2.17982e-6)[0], 0)
+    assert.equal(tiny(2.1799e-6)[0], 1)
+  })
+
+  it('swizzled offsets', () => {
+    const offsets: [number, number, number, number][] = [
+      [0, 0, 4, 0],
+      [1, 0, 4, 16],
+      [31, 3, 4, 499],
+      [32, 0, 4, 4],
+      [96, 0, 4, 12],
+      [127, 3, 4, 511],
+      [0, 4, 8, 512],
+      [128, 0, 8, 1024],
+    ]
+    for (const [row, col, cols, offset] of offsets) assert.equal(swizzleOffset(row, col, cols), offset)
+    const scales = Uint8Array.from({ length: 130 * 6 }, (_, i) => (i % 255) + 1)
+    const swizzled = swizzle(scales, 130, 6)
+    assert.equal(swizzled.length, 256 * 8)
+    assert.equal(swizzled.filter(byte => byte !== 0).length, 130 * 6)
+    assert.deepEqual(unswizzle(swizzled, 130, 6), scales)
+  })
+})
+
+describe('special values', () => {
+  it('an all-zero tensor is zeros', () => {
+    for (const format of names)
+      for (const square of [false, true]) {
+        const image = quantizeMatrix(new Float32Array(256), 2, 128, { format, square })
+        assert.ok(image.codes.every(code => code === 0))
+        assert.ok(dequantizeMatrix(image).every(value => value === 0))
+        assert.equal(image.amax[0], 0)
+      }
+    const zero = nvfp4(new Float32Array(32), 1, 32)
+    assert.ok(zero.scales.every(scale => scale === 0))
+    assert.ok(multiplyQuantized(zero, nvfp4(normals(64), 2, 32)).every(value => value === 0))
+  })
+
+  it('a zero block keeps the sign of zero and the scale 0', () => {
+    const { codes, scales } = nvfp4([...padded([-1]), ...padded([-0, 0])], 2, 16)
+    assert.equal(scales[1], 0)
+    assert.deepEqual(block(codes, 16).slice(0, 2), [8, 0])
+  })
+
+  it('a block too small for its tensor saturates under scale 0 and decodes to 0', () => {
+    const image = nvfp4([...padded([1]), ...padded([1e-6, -1e-7])], 2, 16)
+    assert.deepEqual(block(image.codes, 16).slice(0, 2), [7, 15])
+    assert.ok(
+      dequantizeMatrix(image)
+        .subarray(16)
+        .every(value => value === 0),
+    )
+  })
+
+  it('a tensor of 1e-38 gives the known inconsistent codes and no NaN', () => {
+    const image = nvfp4(new Array(16).fill(1e-38), 1, 16)
+    assert.equal(image.scales[0], 0x31)
+    assert.ok(block(image.codes).every(code => code === 5))
+    assert.ok(Math.abs(dequantizeMatrix(image)[0]! - 6e-42) < 1e-42)
+  })
+
+  it('one infinity among ones', () => {
+    const values = new Array(32).fill(1)
+    values[3] = Number.POSITIVE_INFINITY
+    const { codes, scales, amax } = nvfp4(values, 2, 16)
+    assert.deepEqual([...amax], [Number.POSITIVE_INFINITY, 1])
+    assert.deepEqual([...scales], [0x7e, 0x23])
+    assert.deepEqual(block(codes), [0, 0, 0, 7, ...new Array(12).fill(0)])
+    assert.deepEqual(block(codes, 16), new Array(16).fill(7))
+  })
+
+  it('NaN does not count as a magnitude, is reported, and becomes the largest element', () => {
+    const values = padded([Number.NaN, 3])
+    const { codes, amax } = nvfp4(values, 1, 16)
+    assert.deepEqual([...amax], [3, 1])
+    assert.deepEqual(block(codes).slice(0, 2), [7, 7])
+    for (const round of ['stochastic', 'eden'] as const)
+      assert.equal(block(nvfp4(values, 1, 16, { round, random: [1, 2, 3] }).codes)[0], 7)
+    assert.equal(
+      quantizeMatrix(Float32Array.from(padded([Number.NaN, 1], 32)), 1, 32, { format: 'mxfp8' }).codes[0],
+      0x7f,
+    )
+  })
+
+  it('amax reports finite values as such', () => {
+    assert.deepEqual([...amaxOf(Float32Array.of(-3, 2, -0))], [3, 0])
+    assert.deepEqual([...amaxOf(new Float32Array(0))], [0, 0])
+    assert.deepEqual([...amaxOf(Float32Array.of(3.4028234663852886e38))], [Math.fround(3.4028234663852886e38), 0])
+  })
+
+  it('fp8: blocks of zeros, infinities and subnormals have the scale of the specification', () => {
+    const of = (x: number, source: 'f32' | 'bf16') =>
+      quantizeMatrix(Float32Array.of(x), 1, 1, { format: 'fp8', source }).scales[0]!
+    assert.equal(of(0, 'f32'), 1)
+    assert.equal(of(Number.POSITIVE_INFINITY, 'f32'), 1)
+    assert.equal(of(1e-40, 'bf16'), Math.fround(1 / fromHex(0x7f7f0000)))
+    assert.equal(of(1e-40, 'f32'), Math.fround(1 / fromHex(0x7f7fffff)))
+  })
+
+  it('mx: the smallest and largest magnitudes keep finite codes', () => {
+    for (const format of ['mxfp4', 'mxfp8'] as const)
+      for (const x of [1e-45, 1e-38, 2.5e38])
+        for (const mxScale of ['up', 'floor'] as const) {
+          const image = quantizeMatrix(Float32Array.from(padded([x], 32)), 1, 32, { format, mxScale })
+          const back = dequantizeMatrix(image)[0]!
+          assert.ok(Number.isFinite(back) && back <= 2 * x && image.scales[0]! < 255, `${format} ${x}: ${back}`)
+        }
+  })
+
+  it('OCP floor saturates where rounding up does not', () => {
+    const values = Float32Array.from(padded([7.9], 32))
+    const back = (mxScale: 'up' | 'floor') =>
+      dequantizeMatrix(quantizeMatrix(values, 1, 32, { format: 'mxfp4', mxScale }))[0]
+    assert.equal(back('floor'), 6)
+    assert.equal(back('up'), 8)
+  })
+})
+
+describe('properties of quantised matrices', () => {
+  it('every code is the nearest under its scale, by brute force, in every format and tiling', () => {
+    for (const format of names)
+      for (const square of [false, true])
+        for (const more of [{}, { mxScale: 'floor' as const, pow2Scales: true, scaleOrder: 'm6' as const }]) {
+          const x = normals(128 * 128).map(value => value * 3)
+          const image = quantizeMatrix(x, 128, 128, { format, square, ...more })
+          const back = dequantizeMatrix(image)
+          const { element } = formats[format]
+          const grid = [...element.values].filter(value => Math.abs(value) <= element.max)
+          for (let i = 0; i < x.length; i += 7) {
+            const index = scaleIndex(image, Math.floor(i / 128), i % 128)
+            const outer = formats[format].tensorScale ? image.amax[0]! / image.bound : 1
+            const scale = scaleValue(image, index) * outer
+            let least = Number.POSITIVE_INFINITY
+            for (const value of grid) least = Math.min(least, Math.abs(value * scale - x[i]!))
+            assert.ok(Math.abs(back[i]! - x[i]!) <= least + 1e-6 * Math.abs(x[i]!), `${format} element ${i}`)
+          }
+        }
+  })
+
+  it('quantising is invariant to a power of two', () => {
+    const x = normals(32 * 64)
+    const options: Partial<QuantizeOptions>[] = [
+      {},
+      { scaleOrder: 'm6' },
+      { square: true },
+      { fourOverSix: 'mae' },
+      { fourOverSix: 'mse', square: true },
+      { round: 'stochastic', random: [1, 2, 3] },
+      { round: 'stochastic', random: [1, 2, 3], headroom: 16 / 17 },
+      { round: 'eden', random: [1, 2, 3] },
+      { outer: 'row' },
+    ]
+    for (const more of options)
+      for (const factor of [2 ** -30, 2 ** 11]) {
+        const image = nvfp4(x, 32, 64, more)
+        const scaled = nvfp4(
+          x.map(value => value * factor),
+          32,
+          64,
+          more,
+        )
+        assert.deepEqual(scaled.codes, image.codes, JSON.stringify(more))
+        assert.deepEqual(scaled.scales, image.scales, JSON.stringify(more))
+      }
+    for (const format of ['mxfp4', 'mxfp8', 'fp8', 'fp8-tensor'] as const)
+      assert.deepEqual(
+        quantizeMatrix(
+          x.map(value => value / 1024),
+          32,
+          64,
+          { format },
+        ).codes,
+        quantizeMatrix(x, 32, 64, { format }).codes,
+      )
+  })
+
+  it('a square image is the transpose of the image of the transpose', () => {
+    const x = normals(128 * 256)
+    for (const format of names) {
+      const image = quantizeMatrix(x, 128, 256, { format, square: true })
+      const turned = quantizeMatrix(transpose(x, 128, 256), 256, 128, { format, square: true })
+      assert.deepEqual(transpose(dequantizeMatrix(image), 128, 256), dequantizeMatrix(turned))
+    }
+    const { scales } = nvfp4(x, 128, 256, { square: true })
+    for (let r = 1; r < 16; r++) assert.deepEqual(scales.subarray(r * 16, r * 16 + 16), scales.subarray(0, 16))
+  })
+
+  it('an outer scale for each row quantises each row as if it were alone', () => {
+    const x = normals(4 * 32).map((value, i) => value * 10 ** Math.floor(i / 32))
+    const image = nvfp4(x, 4, 32, { outer: 'row' })
+    const back = dequantizeMatrix(image)
+    for (let r = 0; r < 4; r++) {
+      const alone = nvfp4(x.subarray(r * 32, r * 32 + 32), 1, 32)
+      assert.deepEqual(image.codes.subarray(r * 16, r * 16 + 16), alone.codes)
+      assert.deepEqual(back.subarray(r * 32, r * 32 + 32), dequantizeMatrix(alone))
+    }
+  })
+
+  it('an amax from outside replaces the one found here', () => {
+    const x = normals(64)
+    const whole = nvfp4(x, 2, 32)
+    const half = nvfp4(x.subarray(0, 32), 1, 32, { amax: whole.amax })
+    assert.deepEqual(half.codes, whole.codes.subarray(0, 16))
+  })
+
+  it('four-over-six never has a larger error than the scale of six', () => {
+    const x = normals(64 * 64, 9)
+    for (const square of [false, true]) {
+      const chosen = nvfp4(x, 64, 64, { fourOverSix: 'mse', square })
+      const back = dequantizeMatrix(chosen)
+      const plain = dequantizeMatrix(nvfp4(x, 64, 64, { square }))
+      const error = (values: Float32Array) => values.reduce((sum, value, i) => sum + (value - x[i]!) ** 2, 0)
+      assert.ok(error(back) < error(plain))
+    }
+  })
+
+  it('blocks at the edge may be short, as if padded with zeros', () => {
+    const [rows, cols] = [19, 150]
+    const x = normals(rows * cols)
+    for (const format of names)
+      for (const square of [false, true]) {
+        const wide = new Float32Array(256 * 256)
+        for (let r = 0; r < rows; r++) wide.set(x.subarray(r * cols, (r + 1) * cols), r * 256)
+        const cropped = dequantizeMatrix(quantizeMatrix(x, rows, cols, { format, square }))
+        const full = dequantizeMatrix(quantizeMatrix(wide, 256, 256, { format, square }))
+        for (let i = 0; i < cropped.length; i++)
+          assert.equal(cropped[i], full[Math.floor(i / cols) * 256 + (i % cols)], `${format} ${square} ${i}`)
+      }
+  })
+
+  it('headroom keeps the largest element of every block from saturating', () => {
+    const x = normals(64 * 256, 5)
+    const saturated = (headroom: number) => {
+      const image = nvfp4(x, 64, 256, { headroom })
+      const back = image.amax[0]! / image.bound
+      let count = 0
+      for (let i = 0; i < x.length; i++) {
+        const scale = scaleValue(image, scaleIndex(image, Math.floor(i / 256), i % 256)) * back
+        if (Math.abs(x[i]!) > 6 * scale * (1 + 1e-6)) count++
+      }
+      return count
+    }
+    assert.ok(saturated(1) > 100)
+    assert.equal(saturated(16 / 17), 0)
+  })
+
+  it('stochastic codes of another step, stream or seed differ, of the same address agree', () => {
+    const x = normals(32 * 64)
+    const draw = (random: number[], stream: number) =>
+      fnv(nvfp4(x, 32, 64, { round: 'stochastic', random, stream }).codes)
+    const addresses: [number[], number][] = [
+      [[1, 2, 3], 4],
+      [[1, 2, 4], 4],
+      [[1, 2, 3], 5],
+      [[0, 2, 3], 4],
+      [[1, 0, 3], 4],
+    ]
+    assert.equal(new Set(addresses.map(([random, stream]) => draw(random, stream))).size, addresses.length)
+    assert.equal(draw([1, 2, 3], 4), draw([1, 2, 3], 4))
+  })
+
+  it('the same randomness reaches the same element in every format', () => {
+    const x = new Float32Array(2 * 64).fill(1 + 1 / 16)
+    x.fill(448, 0, 1)
+    x.fill(448, 64, 65)
+    const a = quantizeMatrix(x, 2, 64, { format: 'fp8-tensor', round: 'stochastic', random: [1, 2, 3] })
+    const b = quantizeMatrix(x, 2, 64, { format: 'mxfp8', round: 'stochastic', random: [1, 2, 3] })
+    const ups = (codes: Uint8Array) => [...codes].map(code => code - encodeNearest(formats.mxfp8.element, 1))
+    assert.deepEqual(
+      ups(b.codes).filter((_, i) => i % 64 < 32),
+      ups(a.codes).filter((_, i) => i % 64 < 32),
+    )
+    assert.ok(new Set(ups(a.codes)).size > 1)
+  })
+
+  it('options that exclude each other are refused', () => {
+    const refused: [QuantizeOptions, RegExp][] = [
+      [{ format: 'mxfp4', fourOverSix: 'mae' }, /four-over-six needs/],
+      [{ format: 'nvfp4', fourOverSix: 'mae', round: 'stochastic', random: [1, 2, 3] }, /rounds to nearest/],
+      [{ format: 'fp8', round: 'eden', random: [1, 2, 3] }, /MS-EDEN needs/],
+      [{ format: 'nvfp4', round: 'eden', square: true, random: [1, 2, 3] }, /1x16/],
+      [{ format: 'fp8', outer: 'row' }, /no outer scale/],
+      [{ format: 'nvfp4', outer: 'row', square: true }, /span rows/],
+      [{ format: 'nvfp4', headroom: 2 }, /headroom must be/],
+      [{ format: 'nvfp4', round: 'stochastic' }, /needs random/],
+    ]
+    for (const [options, message] of refused)
+      assert.throws(() => quantizeMatrix(new Float32Array(32), 1, 32, options), message)
+    assert.throws(() => nvfp4(new Float32Array(15), 1, 15), /must be even, got 15/)
+    assert.throws(() => nvfp4(new Float32Array(16), 2, 16), /not a matrix of 2 x 16/)
+    assert.throws(() => nvfp4(new Float32Array(32), 2, 16, { outer: 'row', amax: new Float32Array(3) }), /amax has 3/)
+    assert.throws(() => multiplyQuantized(nvfp4(normals(32), 1, 32), nvfp4(normals(16), 1, 16)), /32 columns with 16/)
+  })
+})
