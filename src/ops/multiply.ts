@@ -4,9 +4,8 @@ import { gemmMxfp4, gemmMxfp8 } from '../kernels/gemm_mx/gemm_mx.ts'
 import { gemmNvfp4 } from '../kernels/gemm_nvfp4/gemm_nvfp4.ts'
 import type { FormatName } from '../recipes/recipe.ts'
 import type { Backend } from '../tensor/backend.ts'
-import type { DType } from '../tensor/dtype.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import type { Image } from './image.ts'
+import { type Allocate, dequantizeImage, type Image } from './image.ts'
 
 /** A matrix of floats as an operand: [rows, contraction], or [contraction, rows] if `transposed`; `round`: to BF16 first. */
 export interface Plain {
@@ -18,13 +17,9 @@ export interface Plain {
 /** An operand of a product, as rows along the contraction. */
 export type Source = { readonly image: Image } | Plain
 
-/** Memory that lives at least until the product is done. */
-export type Allocate = (dtype: DType, shape: readonly number[]) => Tensor
+export type { Allocate }
 
 type ImageProduct = (backend: Backend, c: Tensor, a: Image, b: Image, accumulate: 0 | 1) => void
-
-/** One outer scale per row, and not [amax, flag] of the tensor. */
-const perRow = ({ amax, rows }: Image): 0 | 1 => (amax.size === rows && amax.size !== 2 ? 1 : 0)
 
 const coded = (c: Tensor, a: Image, b: Image, accumulate: 0 | 1) => ({
   c,
@@ -44,8 +39,8 @@ const imageProducts: Readonly<Record<FormatName, ImageProduct>> = {
       b_amax: b.amax,
       a_bound: a.bound,
       b_bound: b.bound,
-      a_per_row: perRow(a),
-      b_per_row: perRow(b),
+      a_per_row: a.outer === 'row' ? 1 : 0,
+      b_per_row: b.outer === 'row' ? 1 : 0,
     }),
   mxfp4: (backend, c, a, b, accumulate) => backend.run(gemmMxfp4, coded(c, a, b, accumulate)),
   mxfp8: (backend, c, a, b, accumulate) => backend.run(gemmMxfp8, coded(c, a, b, accumulate)),
@@ -68,30 +63,35 @@ function multiplyPlain(backend: Backend, c: Tensor, a: Plain, b: Plain, accumula
   else backend.run(b.transposed ? gemmNn : gemmNt, bindings)
 }
 
+/** The image as the matrix that it stands for, as the other operand is read. */
+function expand(backend: Backend, allocate: Allocate, image: Image, round: boolean): Plain {
+  return { tensor: dequantizeImage(backend, allocate, image, round ? 'bf16' : 'f32'), transposed: false, round }
+}
+
 /**
  * c[m,n] = sum_k A[m,k] * B[n,k], or added to c if `accumulate`.
  *
- * Two images are multiplied in their format.
- * @throws Error if the images are of different formats, TypeError if shapes do not fit.
+ * Two images are multiplied in their format. An image against floats is dequantised and multiplied as floats, rounded to BF16 if the
+ * other operand is. `allocate` gives memory that lives at least until the product is done.
+ * @throws Error if the images are of different formats, or only one of two matrices is rounded; TypeError if shapes do not fit.
  */
 export function multiply(
   backend: Backend,
-  _allocate: Allocate,
+  allocate: Allocate,
   c: Tensor,
   a: Source,
   b: Source,
   accumulate: 0 | 1,
 ): void {
-  if ('image' in a) {
-    if ('image' in b) {
-      if (a.image.format !== b.image.format)
-        throw new Error(`cannot multiply ${a.image.format} by ${b.image.format}: both operands must be of one format`)
-      imageProducts[a.image.format](backend, c, a.image, b.image, accumulate)
-      return
-    }
-  } else if (!('image' in b)) {
-    multiplyPlain(backend, c, a, b, accumulate)
-    return
+  if ('image' in a && 'image' in b) {
+    if (a.image.format !== b.image.format)
+      throw new Error(`cannot multiply ${a.image.format} by ${b.image.format}: both operands must be of one format`)
+    imageProducts[a.image.format](backend, c, a.image, b.image, accumulate)
+  } else if ('image' in a) {
+    const floats = b as Plain
+    multiplyPlain(backend, c, expand(backend, allocate, a.image, floats.round), floats, accumulate)
+  } else {
+    const other = 'image' in b ? expand(backend, allocate, b.image, a.round) : b
+    multiplyPlain(backend, c, a, other, accumulate)
   }
-  throw new Error('a quantised operand can be multiplied only by a quantised one')
 }
