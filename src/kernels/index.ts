@@ -14,6 +14,7 @@ import { gemmNvfp4 } from './gemm_nvfp4/gemm_nvfp4.ts'
 import { dequantize } from './quantize/dequantize.ts'
 import { quantizeKernels } from './quantize/quantize.ts'
 import { rmsNorm, rmsNormBackward } from './rms_norm/rms_norm.ts'
+import { rope } from './rope/rope.ts'
 import { hadamardSigns, rotate } from './rotate/rotate.ts'
 import { squaredRelu, squaredReluBackward } from './squared_relu/squared_relu.ts'
 import { ssd, ssdBackward } from './ssd/ssd.ts'
@@ -54,4 +55,5 @@ export const kernels: readonly Kernel[] = [
   lossSum,
   attention,
   attentionBackward,
+  rope,
 ] as unknown as Kernel[]
