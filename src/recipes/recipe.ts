@@ -86,5 +86,7 @@ export interface Recipe {
   readonly name: string
   /** One line for tables and reports. */
   readonly title: string
+  /** What the operands of the output layer, which is never quantised, are rounded to; default bf16. */
+  readonly head?: 'f32' | 'bf16'
   readonly rules: readonly Rule[]
 }

@@ -59,7 +59,7 @@ const base: readonly Recipe[] = [
   /** Operands rounded to BF16, sums in FP32: what the paper's 8B and 1.2B are compared with. */
   { name: 'bf16', title: 'BF16 operands, FP32 sums', rules: [everywhere(bf16Linear)] },
   /** No rounding at all: for oracles. */
-  { name: 'fp32', title: 'FP32 throughout', rules: [everywhere(same('f32'))] },
+  { name: 'fp32', title: 'FP32 throughout', head: 'f32', rules: [everywhere(same('f32'))] },
   /**
    * The paper's 8-bit baseline of the 12B (appendix A.1; section "FP8 baseline"): E4M3 for all tensors, weights in tiles of
    * 128x128, activations and gradients in 1x128, first block and last two in BF16.

@@ -111,6 +111,9 @@ function check(recipe: string, site: LinearSite, { fprop, dgrad, wgrad, forward 
   for (const operand of [fprop.a, fprop.b, dgrad.a, wgrad.a])
     if (readsForward(operand))
       complain('only the weights of dgrad and the activations of wgrad can be those of forward')
+  for (const [name, gemm] of Object.entries({ fprop, dgrad, wgrad }))
+    if (gemm.hadamard && !(isQuantized(gemm.a) && isQuantized(gemm.b)))
+      complain(`${name} is rotated, so both of its operands must be quantised for it`)
   const reused = [
     { gemm: dgrad, image: forward.w, name: 'dgrad', tensor: 'weights' },
     { gemm: wgrad, image: forward.x, name: 'wgrad', tensor: 'activations' },
@@ -121,8 +124,6 @@ function check(recipe: string, site: LinearSite, { fprop, dgrad, wgrad, forward 
     else if (fprop.hadamard) complain(`${name} wants the ${tensor} of forward, but those are rotated`)
     else if (gemm.b === 'forward' && isQuantized(gemm.a) && !image.square)
       complain(`${name} wants the codes of the ${tensor} of forward, but their blocks are not square`)
-    else if (gemm.b === 'forward' && isQuantized(gemm.a) && gemm.hadamard)
-      complain(`${name} is rotated and cannot use the codes of the ${tensor} of forward`)
   }
 }
 

@@ -1,0 +1,44 @@
+import type { Linear } from '../../ops/linear.ts'
+import type { Parameter, Tape, Var } from '../../ops/tape.ts'
+import type { Tensor } from '../../tensor/tensor.ts'
+import type { ModelConfig } from '../config.ts'
+import type { Initialiser } from '../initialise.ts'
+
+export interface ParameterSpec {
+  /** Within its block, such as `mixer.in_proj.weight`; in a model, the full name. */
+  readonly name: string
+  /** As in a checkpoint. */
+  readonly shape: readonly number[]
+  readonly initialise: Initialiser
+  /** Whether weight decay applies. */
+  readonly decay: boolean
+  /** The weight of a linear layer, which the recipe rules. */
+  readonly linear?: true
+}
+
+/** What a block computes with. Names are those of `parameters`; a linear's is that of its weight without `.weight`. */
+export interface BlockContext {
+  readonly config: ModelConfig
+  parameter(name: string): Parameter
+  linear(name: string): Linear
+  /** Tokens in a sequence; rows of activations are whole sequences one after another. */
+  readonly sequence: number
+  /** i32[rows]: the first position of its sequence that each row may see. */
+  readonly starts: Tensor
+}
+
+/** A kind of block: one mixer, `h + mixer(norm(h))`. */
+export interface BlockKind {
+  readonly title: string
+  /** Parameters of the mixer, in the order of a checkpoint. */
+  parameters(config: ModelConfig): ParameterSpec[]
+  /** From the normalised stream [rows, hidden] to what is added to it. */
+  forward(tape: Tape, x: Var, context: BlockContext): Var
+  /** Floating-point operations of a token's forward pass besides linear layers. */
+  flops(config: ModelConfig, sequence: number): number
+  /** Activations that a token keeps for the backward pass besides inputs of linear layers: elements of the dtype of activations. */
+  saved(config: ModelConfig, sequence: number): number
+}
+
+/** Of linear layers that write to the residual stream: divided by the root of the number of blocks. */
+export const residualDeviation = (config: ModelConfig): number => config.init_std / Math.sqrt(config.pattern.length)

@@ -1,0 +1,243 @@
+import { signWords } from '../formats/hadamard.ts'
+import { add } from '../ops/add.ts'
+import { embedding } from '../ops/embedding.ts'
+import { headLoss, logits } from '../ops/head_loss.ts'
+import { gemms, Linear, type LinearState, roles, streamOf } from '../ops/linear.ts'
+import { rmsNorm } from '../ops/rms_norm.ts'
+import { Tape, type Var } from '../ops/tape.ts'
+import type { Recipe } from '../recipes/recipe.ts'
+import { phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
+import { checkShape } from '../recipes/shapes.ts'
+import type { Backend } from '../tensor/backend.ts'
+import type { DType } from '../tensor/dtype.ts'
+import { Tensor } from '../tensor/tensor.ts'
+import type { BlockContext } from './blocks/block.ts'
+import { blockKinds } from './blocks/index.ts'
+import type { LinearShape, ModelConfig } from './config.ts'
+import { type BlockSpec, linearShapes, Parameters, parameterSpecs } from './parameters.ts'
+
+export interface ModelOptions {
+  readonly config: ModelConfig
+  readonly backend: Backend
+  readonly recipe: Recipe
+  /** A whole number below 2^53: initial weights and every random decision follow from it. */
+  readonly seed: number
+  /** Of the whole run: recipes may change at a share of them. */
+  readonly steps: number
+  /** Tokens in a sequence. */
+  readonly sequence: number
+  /** Rows of a micro-batch, whole sequences; recipes that quantise along tokens want a multiple of their blocks. */
+  readonly tokens: number
+}
+
+/** A micro-batch in device memory, each i32[rows]. */
+export interface Batch {
+  readonly tokens: Tensor
+  /** The token that follows, -1 where there is nothing to predict. */
+  readonly targets: Tensor
+  /** The first position of its sequence that each row may see: 0, or where its document begins. */
+  readonly starts: Tensor
+}
+
+/** For each of `gemms`, the operand whose random stream also addresses the signs of its rotation. */
+const signRoles = ['xRows', 'dyRows', 'dyColumns'] as const
+
+/** A language model: embedding, blocks, final norm, head. */
+export class Model {
+  readonly config: ModelConfig
+  readonly backend: Backend
+  readonly recipe: Recipe
+  readonly parameters: Parameters
+  readonly linears: readonly Linear[]
+  /** The steps at which the recipe changes, the first being 0. */
+  readonly phases: readonly number[]
+  /** f32[linears, roles, 2]: largest magnitude and whether a value was not finite, of what each linear layer last quantised. */
+  readonly statistics: Tensor
+  readonly tape: Tape
+  /** f32[2]: sum of losses in nats, number of targets; added to by `loss` and `evaluate`, set to zero by the caller. */
+  readonly lossSum: Tensor
+  readonly #options: ModelOptions
+  readonly #blocks: readonly { spec: BlockSpec; parameter: BlockContext['parameter']; linear: BlockContext['linear'] }[]
+  readonly #shapes: readonly LinearShape[]
+  readonly #state: LinearState
+  readonly #scale: Tensor
+  /** u32[linears, gemms, 4]. */
+  readonly #freshSigns: Tensor
+  readonly #resolved = new Map<string, ResolvedRecipe[]>()
+  #step = 0
+
+  /** @throws Error if the recipe cannot run the config's sizes: names the layer, the dimension and the nearest size that works. */
+  constructor(options: ModelOptions) {
+    const { config, backend, recipe, seed, steps, sequence, tokens } = options
+    const specs = parameterSpecs(config)
+    this.config = config
+    this.backend = backend
+    this.recipe = recipe
+    this.#options = options
+    this.#shapes = linearShapes(specs)
+    this.phases = phases(recipe, steps)
+    if (tokens % sequence !== 0)
+      throw new Error(`a micro-batch of ${tokens} tokens is not a whole number of sequences of ${sequence}`)
+    for (const step of this.phases)
+      for (const [i, resolved] of this.#resolve(recipe, step).entries()) checkShape(resolved, this.#shapes[i]!, tokens)
+
+    const persistent = (dtype: DType, shape: readonly number[]): Tensor => {
+      const size = shape.reduce((product, n) => product * n, 4)
+      return new Tensor(backend, backend.alloc(size), 0, dtype, shape).zero()
+    }
+    this.parameters = new Parameters(backend, specs.all, seed)
+    this.statistics = persistent('f32', [this.#shapes.length, roles.length, 2])
+    this.lossSum = persistent('f32', [2])
+    this.#scale = persistent('f32', [1])
+    const signs = (kind: 'fixed' | 'none') => persistent('u32', [4]).write(signWords(kind))
+    this.#freshSigns = persistent('u32', [this.#shapes.length, gemms.length, 4])
+    this.#state = {
+      random: persistent('u32', [3]),
+      signs: { fixed: signs('fixed'), none: signs('none') },
+      microBatch: 0,
+    }
+    this.tape = new Tape(backend, config.activations)
+
+    const first = this.#resolve(recipe, 0)
+    this.linears = this.#shapes.map(({ name }, i) => {
+      const weight = this.parameters.named(`backbone.${name}.weight`)
+      const statistics = this.statistics.part(i * roles.length * 2, [roles.length, 2])
+      const freshSigns = this.#freshSigns.part(i * gemms.length * 4, [gemms.length, 4])
+      return new Linear({ name, index: i, weight, recipe: first[i]!, state: this.#state, statistics, freshSigns })
+    })
+    const linears = new Map(this.linears.map(linear => [linear.name, linear]))
+    this.#blocks = specs.blocks.map(spec => ({
+      spec,
+      parameter: name => this.parameters.named(`backbone.${spec.name}.${name}`),
+      linear: name => linears.get(`${spec.name}.${name}`)!,
+    }))
+    this.beginStep(0)
+  }
+
+  /** Steps before `step` are done: addresses its random decisions and applies the recipe's phase. */
+  beginStep(step: number): void {
+    const { seed } = this.#options
+    const random = Uint32Array.of(seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, step)
+    this.#step = step
+    this.#state.random.write(random)
+    this.#use(this.recipe)
+    this.#drawSigns(random)
+  }
+
+  #drawSigns(random: Uint32Array): void {
+    const wanted = this.linears.some(({ recipe }) => gemms.some(gemm => recipe[gemm].hadamard?.signs === 'fresh'))
+    if (!wanted) return
+    const signs = new Uint32Array(this.#freshSigns.size)
+    for (const i of this.linears.keys())
+      for (const [j, role] of signRoles.entries())
+        signs.set(signWords('fresh', random, streamOf(i, role, 0)), (i * gemms.length + j) * 4)
+    this.#freshSigns.write(signs)
+  }
+
+  /** Must be called after weights have changed. */
+  weightsChanged(): void {
+    for (const linear of this.linears) linear.weightChanged()
+  }
+
+  /** What the gradients of each token are multiplied by: 1 / targets of all micro-batches of a step. */
+  setScale(scale: number): void {
+    this.#scale.write(Float32Array.of(scale))
+  }
+
+  /**
+   * Forward and backward pass of one micro-batch: adds to all gradients and to `lossSum`.
+   * @param microBatch its index within the step.
+   */
+  loss(batch: Batch, microBatch: number): void {
+    this.#state.microBatch = microBatch
+    this.tape.recording = true
+    try {
+      this.tape.scope(() => {
+        const h = this.#hidden(batch.tokens, batch.starts, this.#options.sequence)
+        headLoss(this.tape, h, this.parameters.named('lm_head.weight'), batch.targets, {
+          scale: this.#scale,
+          loss: this.lossSum,
+          round: this.#roundHead(this.recipe),
+        })
+        this.tape.differentiate()
+      })
+    } finally {
+      this.tape.reset()
+    }
+  }
+
+  /** Adds the loss of a batch to `lossSum`, without gradients. `recipe` other than the run's stays in force for this call alone. */
+  evaluate(batch: Batch, { recipe = this.recipe, losses }: { recipe?: Recipe; losses?: Tensor } = {}): void {
+    this.#without(recipe, () => {
+      const h = this.#hidden(batch.tokens, batch.starts, this.#options.sequence)
+      headLoss(this.tape, h, this.parameters.named('lm_head.weight'), batch.targets, {
+        loss: this.lossSum,
+        round: this.#roundHead(recipe),
+        ...(losses && { losses }),
+      })
+    })
+  }
+
+  /**
+   * Scores of the next token after each row, f32[rows * vocab]; rows are whole sequences of `sequence` tokens.
+   * @param recipe one without tensor-wide scales of activations, such as bf16, if later tokens must not change earlier ones.
+   */
+  logits(tokens: Tensor, starts: Tensor, sequence: number, recipe: Recipe): Float32Array {
+    return this.#without(recipe, () => {
+      const h = this.#hidden(tokens, starts, sequence)
+      return logits(this.tape, h, this.parameters.named('lm_head.weight'), this.#roundHead(recipe)).value.floats()
+    })
+  }
+
+  /** Runs `body` in a scope that records nothing, under another recipe. */
+  #without<T>(recipe: Recipe, body: () => T): T {
+    this.tape.recording = false
+    this.#use(recipe)
+    try {
+      let result: T
+      this.tape.scope(() => {
+        result = body()
+      })
+      return result!
+    } finally {
+      this.#use(this.recipe)
+    }
+  }
+
+  /** The stream after the final norm, [rows, hidden]. */
+  #hidden(tokens: Tensor, starts: Tensor, sequence: number): Var {
+    const { tape, parameters, config } = this
+    let h = embedding(tape, tokens, parameters.named('backbone.embeddings.weight'))
+    for (const { spec, parameter, linear } of this.#blocks) {
+      const before = h
+      h = tape.scope(() => {
+        const normed = rmsNorm(tape, before, parameter('norm.weight'), config.eps)
+        const mixed = blockKinds[spec.kind]!.forward(tape, normed, { config, parameter, linear, sequence, starts })
+        return add(tape, before, mixed)
+      })
+    }
+    const last = h
+    return tape.scope(() => rmsNorm(tape, last, parameters.named('backbone.norm_f.weight'), config.eps))
+  }
+
+  #roundHead(recipe: Recipe): boolean {
+    return (recipe.head ?? 'bf16') === 'bf16'
+  }
+
+  #use(recipe: Recipe): void {
+    const phase = phases(recipe, this.#options.steps).findLast(start => start <= this.#step)!
+    const resolved = this.#resolve(recipe, phase)
+    for (const [i, linear] of this.linears.entries()) linear.recipe = resolved[i]!
+  }
+
+  #resolve(recipe: Recipe, step: number): ResolvedRecipe[] {
+    const key = `${recipe.name} ${step}`
+    const known = this.#resolved.get(key)
+    if (known) return known
+    const { config, steps } = this.#options
+    const depth = { blocks: config.pattern.length, sensitive: config.bf16_blocks }
+    const resolved = resolveRecipe(recipe, this.#shapes, depth, step, steps)
+    this.#resolved.set(key, resolved)
+    return resolved
+  }
+}

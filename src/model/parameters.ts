@@ -1,0 +1,108 @@
+import type { Parameter } from '../ops/tape.ts'
+import type { Backend } from '../tensor/backend.ts'
+import { sizeOf, Tensor } from '../tensor/tensor.ts'
+import type { ParameterSpec } from './blocks/block.ts'
+import { blockKinds } from './blocks/index.ts'
+import type { LinearShape, ModelConfig } from './config.ts'
+import { normal, ones, streamOf } from './initialise.ts'
+
+export interface BlockSpec {
+  readonly kind: string
+  /** `layers.3`: prefix of the names of its linear layers; parameters have `backbone.` before it. */
+  readonly name: string
+  readonly parameters: readonly ParameterSpec[]
+}
+
+/**
+ * Every parameter of a model in the order of a checkpoint, with Hugging Face's names (docs/numerics.md, "HF config and
+ * tensors") but one fused `mixer.qkv_proj.weight`.
+ * @throws Error naming a character of the pattern that no block has.
+ */
+export function parameterSpecs(config: ModelConfig): { blocks: BlockSpec[]; all: ParameterSpec[] } {
+  const table = (name: string): ParameterSpec => ({
+    name,
+    shape: [config.vocab, config.hidden],
+    initialise: normal(config.init_std),
+    decay: true,
+  })
+  const norm = (name: string): ParameterSpec => ({ name, shape: [config.hidden], initialise: ones, decay: false })
+  const blocks = [...config.pattern].map((kind, i): BlockSpec => {
+    const mixer = blockKinds[kind]
+    if (!mixer)
+      throw new Error(`model.pattern has "${kind}" at ${i}; its blocks are ${Object.keys(blockKinds).join(', ')}`)
+    const name = `layers.${i}`
+    const inBlock = (spec: ParameterSpec) => ({ ...spec, name: `backbone.${name}.${spec.name}` })
+    return { kind, name, parameters: [norm('norm.weight'), ...mixer.parameters(config)].map(inBlock) }
+  })
+  return {
+    blocks,
+    all: [
+      table('backbone.embeddings.weight'),
+      ...blocks.flatMap(({ parameters }) => parameters),
+      norm('backbone.norm_f.weight'),
+      table('lm_head.weight'),
+    ],
+  }
+}
+
+/** Name of a linear layer in rules, from that of its weight. */
+const linearName = (weight: string): string => weight.replace(/^backbone\.|\.weight$/g, '')
+
+/** The linear layers that a recipe rules, in order. */
+export const linearShapes = ({ blocks }: { blocks: readonly BlockSpec[] }): LinearShape[] =>
+  blocks.flatMap(({ parameters }, block) =>
+    parameters
+      .filter(({ linear }) => linear)
+      .map(({ name, shape }) => ({ name: linearName(name), block, rows: shape[0]!, cols: shape[1]! })),
+  )
+
+/** A parameter and its place in the flat buffers, in elements. */
+export interface ModelParameter extends Parameter {
+  readonly offset: number
+  readonly decay: boolean
+}
+
+/** Elements to which every parameter is padded in the flat buffers: 64 bytes, a cache line and a widest vector. */
+const ALIGNMENT = 16
+
+/** Weights and gradients, each in one flat FP32 buffer; padding stays zero. */
+export class Parameters {
+  readonly all: readonly ModelParameter[]
+  /** f32[size], padding included. */
+  readonly value: Tensor
+  readonly gradient: Tensor
+  readonly #byName: ReadonlyMap<string, ModelParameter>
+
+  /** Initial weights are a function of `seed` and the parameters' names. */
+  constructor(backend: Backend, specs: readonly ParameterSpec[], seed: number) {
+    const offsets: number[] = []
+    let size = 0
+    for (const { shape } of specs) {
+      offsets.push(size)
+      size += Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT
+    }
+    this.value = new Tensor(backend, backend.alloc(size * 4), 0, 'f32', [size]).zero()
+    this.gradient = new Tensor(backend, backend.alloc(size * 4), 0, 'f32', [size]).zero()
+    this.all = specs.map(({ name, shape, initialise, decay }, i) => {
+      const offset = offsets[i]!
+      const value = this.value.part(offset, shape)
+      const initial = new Float32Array(value.size)
+      initialise(streamOf(seed, name), initial)
+      value.write(initial)
+      return { name, shape, offset, decay, value, gradient: this.gradient.part(offset, shape) }
+    })
+    this.#byName = new Map(this.all.map(parameter => [parameter.name, parameter]))
+  }
+
+  /** Elements of all parameters, without padding. */
+  get count(): number {
+    return this.all.reduce((sum, { value }) => sum + value.size, 0)
+  }
+
+  /** @throws Error if there is none of that name. */
+  named(name: string): ModelParameter {
+    const parameter = this.#byName.get(name)
+    if (!parameter) throw new Error(`the model has no parameter ${name}`)
+    return parameter
+  }
+}

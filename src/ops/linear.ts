@@ -1,0 +1,273 @@
+import type { Gemm, Operand, Quantized } from '../recipes/recipe.ts'
+import { isQuantized, type ResolvedRecipe } from '../recipes/resolve.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+import {
+  type Allocate,
+  castTo,
+  columnImage,
+  dequantizeImage,
+  type Image,
+  type ImageRequest,
+  rowImage,
+  squareImages,
+} from './image.ts'
+import { multiply, type Source } from './multiply.ts'
+import { Store } from './store.ts'
+import { type Parameter, type Tape, Var } from './tape.ts'
+
+/**
+ * A linear layer without bias, y = x · wᵀ, whose three products are made as its recipe says (docs/numerics.md, "Which tensor gets
+ * what" and "GEMM semantics"). Here, and only here, recipes meet kernels.
+ *
+ *   fprop   x by rows, w by rows             the image of x is dropped at once
+ *   dgrad   dy by rows, w by columns
+ *   wgrad   dy by columns, x by columns      the image of x is made in the forward pass and is all that is kept of x
+ *
+ * Weights are quantised from their BF16 rounding, once between two steps of the optimizer, whatever the number of micro-batches.
+ */
+
+/** What a layer quantises, each with its own random decisions and its own largest magnitude. */
+export const roles = ['xRows', 'xColumns', 'wRows', 'wColumns', 'dyRows', 'dyColumns'] as const
+export type Role = (typeof roles)[number]
+
+export const gemms = ['fprop', 'dgrad', 'wgrad'] as const
+type GemmName = (typeof gemms)[number]
+
+/** Shared by all linear layers of a model. */
+export interface LinearState {
+  /** u32[3]: seed low, seed high, step. */
+  readonly random: Tensor
+  /** u32[4] each: sign vectors of rotations that are not drawn anew. */
+  readonly signs: { readonly fixed: Tensor; readonly none: Tensor }
+  /** Index of the micro-batch within its step, part of every random stream but those of weights. */
+  microBatch: number
+}
+
+/** Random stream of one role of one linear layer: no two images of a step share it. */
+export const streamOf = (index: number, role: Role, microBatch: number): number =>
+  (((index * roles.length + roles.indexOf(role)) << 16) | microBatch) >>> 0
+
+interface Pair {
+  readonly row: Image
+  /** Where tiles are square: the transpose, with the same codes. */
+  readonly column?: Image
+}
+
+export interface LinearOptions {
+  /** As rules see it: `layers.3.mixer.in_proj`. */
+  readonly name: string
+  /** Which of the model's linear layers this is: it addresses random decisions. */
+  readonly index: number
+  /** [outputs, inputs]. */
+  readonly weight: Parameter
+  readonly recipe: ResolvedRecipe
+  readonly state: LinearState
+  /** f32[roles, 2]: receives the largest magnitude, and 1 if a value was not finite, of what was last quantised in each role. */
+  readonly statistics: Tensor
+  /** u32[gemms, 4]: sign vectors drawn anew for each step, of those GEMMs whose rotation wants it. */
+  readonly freshSigns: Tensor
+}
+
+export class Linear {
+  readonly name: string
+  readonly weight: Parameter
+  readonly statistics: Tensor
+  readonly #options: LinearOptions
+  readonly #stores: { readonly forward: Store; readonly backward: Store }
+  #recipe: ResolvedRecipe
+  /** The weight as the forward rules quantise it, and as dgrad does for itself. */
+  #forward: Pair | undefined
+  #backward: Image | undefined
+
+  constructor(options: LinearOptions) {
+    const { name, weight, recipe, statistics } = options
+    this.name = name
+    this.weight = weight
+    this.statistics = statistics
+    this.#options = options
+    this.#recipe = recipe
+    const { backend } = weight.value
+    this.#stores = { forward: new Store(backend), backward: new Store(backend) }
+  }
+
+  get recipe(): ResolvedRecipe {
+    return this.#recipe
+  }
+
+  set recipe(recipe: ResolvedRecipe) {
+    if (recipe !== this.#recipe) this.weightChanged()
+    this.#recipe = recipe
+  }
+
+  /** The images of the weight are made anew at their next use. */
+  weightChanged(): void {
+    this.#forward = undefined
+    this.#backward = undefined
+  }
+
+  /** How to make the image of one role as an operand of `gemm`. */
+  request(role: Role, spec: Quantized, gemm: GemmName): ImageRequest {
+    const { index, state, freshSigns, statistics } = this.#options
+    const { hadamard } = this.#recipe[gemm]
+    const ofWeight = role === 'wRows' || role === 'wColumns'
+    return {
+      spec,
+      hadamard: hadamard && {
+        size: hadamard.size,
+        signs: hadamard.signs === 'fresh' ? freshSigns.part(4 * gemms.indexOf(gemm), [4]) : state.signs[hadamard.signs],
+      },
+      amax: statistics.part(2 * roles.indexOf(role), [2]),
+      random: state.random,
+      stream: streamOf(index, role, ofWeight ? 0 : state.microBatch),
+    }
+  }
+
+  /** The weight as the forward rules quantise it. */
+  forwardImages(tape: Tape): Pair {
+    this.#forward ??= this.#make(tape, this.#stores.forward, (w, allocate) =>
+      forwardPair(tape, allocate, w, this.request('wRows', this.#recipe.forward.w!, 'fprop')),
+    )
+    return this.#forward
+  }
+
+  /** The values of the weight's forward image in FP32, [outputs, inputs]. */
+  forwardValues(tape: Tape): Tensor {
+    return dequantizeImage(tape.backend, allocator(tape), this.forwardImages(tape).row, 'f32')
+  }
+
+  /** The weight along the outputs as dgrad quantises it for itself. */
+  backwardImage(tape: Tape, spec: Quantized): Image {
+    this.#backward ??= this.#make(tape, this.#stores.backward, (w, allocate) => {
+      const values = spec.of === 'forward' ? this.forwardValues(tape) : w
+      return columnImage(tape.backend, allocate, values, this.request('wColumns', spec, 'dgrad'))
+    })
+    return this.#backward
+  }
+
+  #make<T>(tape: Tape, store: Store, make: (w: Tensor, allocate: Allocate) => T): T {
+    const made: T[] = []
+    store.rewind()
+    tape.scope(() => {
+      made.push(make(castTo(tape.backend, allocator(tape), this.weight.value, 'bf16'), store.allocate))
+    })
+    return made[0]!
+  }
+}
+
+const allocator =
+  (tape: Tape): Allocate =>
+  (dtype, shape) =>
+    tape.allocate(dtype, shape)
+
+function forwardPair({ backend }: Tape, allocate: Allocate, values: Tensor, request: ImageRequest): Pair {
+  const both = request.spec.square && !request.hadamard
+  return both ? squareImages(backend, allocate, values, request) : { row: rowImage(backend, allocate, values, request) }
+}
+
+const plain = (tensor: Tensor, transposed: boolean, operand: Operand): Source => ({
+  tensor,
+  transposed,
+  round: operand === 'bf16',
+})
+
+/** Whether `forward` in this GEMM means the forward image's values, because the other operand is not quantised. */
+const readsValues = ({ a, b }: Gemm): boolean => b === 'forward' && !isQuantized(a)
+
+/** The weight as fprop reads it, along the inputs. */
+function forwardWeight(tape: Tape, layer: Linear): Source {
+  const { b } = layer.recipe.fprop
+  return isQuantized(b) ? { image: layer.forwardImages(tape).row } : plain(layer.weight.value, false, b)
+}
+
+/** The weight as dgrad reads it, along the outputs. */
+function backwardWeight(tape: Tape, layer: Linear): Source {
+  const { dgrad } = layer.recipe
+  if (readsValues(dgrad)) return plain(layer.forwardValues(tape), true, dgrad.a)
+  if (dgrad.b === 'forward') return { image: layer.forwardImages(tape).column! }
+  if (isQuantized(dgrad.b)) return { image: layer.backwardImage(tape, dgrad.b) }
+  return plain(layer.weight.value, true, dgrad.b)
+}
+
+/** What is kept of x for wgrad. */
+interface Kept {
+  readonly tensors: readonly Tensor[]
+  /** x along the tokens; called in the backward pass. */
+  source(): Source
+}
+
+/** x as fprop reads it, and what is kept of it; its forward image is made once if both want it. */
+function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; keep(): Kept } {
+  const { backend } = tape
+  const { fprop, wgrad, forward } = layer.recipe
+  const allocate = allocator(tape)
+  let made: Pair | undefined
+  const images = (): Pair => {
+    made ??= forwardPair(tape, allocate, x, layer.request('xRows', forward.x!, 'fprop'))
+    return made
+  }
+  const keepImage = (image: Image, source: () => Source): Kept => ({
+    tensors: [image.codes, image.scales, image.amax],
+    source,
+  })
+  const values = (image: Image) => dequantizeImage(backend, allocate, image, 'f32')
+  return {
+    forward: () => (isQuantized(fprop.a) ? { image: images().row } : plain(x, false, fprop.a)),
+    keep() {
+      const { a, b } = wgrad
+      if (readsValues(wgrad)) {
+        const { row } = images()
+        return keepImage(row, () => plain(values(row), true, a))
+      }
+      if (b === 'forward') {
+        const image = images().column!
+        return keepImage(image, () => ({ image }))
+      }
+      if (!isQuantized(b)) {
+        const copy = b === 'bf16' ? castTo(backend, allocate, x, 'bf16') : x
+        return { tensors: [copy], source: () => plain(copy, true, b) }
+      }
+      const request = layer.request('xColumns', b, 'wgrad')
+      if (b.of === 'forward') {
+        const { row } = images()
+        return keepImage(row, () => ({ image: columnImage(backend, allocate, values(row), request) }))
+      }
+      const image = columnImage(backend, allocate, x, request)
+      return keepImage(image, () => ({ image }))
+    },
+  }
+}
+
+/** dy as dgrad reads it, along the outputs, or as wgrad does, along the tokens. */
+function gradientOf(tape: Tape, layer: Linear, dy: Tensor, gemm: 'dgrad' | 'wgrad'): Source {
+  const { a } = layer.recipe[gemm]
+  const alongTokens = gemm === 'wgrad'
+  if (!isQuantized(a)) return plain(dy, alongTokens, a)
+  const make = alongTokens ? columnImage : rowImage
+  const request = layer.request(alongTokens ? 'dyColumns' : 'dyRows', a, gemm)
+  return { image: make(tape.backend, allocator(tape), dy, request) }
+}
+
+/** y [tokens, outputs] = x [tokens, inputs] · wᵀ. */
+export function linear(tape: Tape, layer: Linear, x: Var): Var {
+  const { backend } = tape
+  const allocate = allocator(tape)
+  return tape.scope(() => {
+    const y = new Var(tape.allocate('act', [x.value.shape[0]!, layer.weight.shape[0]!]))
+    const input = inputOf(tape, layer, x.value)
+    multiply(backend, allocate, y.value, input.forward(), forwardWeight(tape, layer), 0)
+    if (!tape.recording) return y
+    const kept = input.keep()
+    tape.record(y, kept.tensors, dy => {
+      tape.scope(() => {
+        const { tensor: dx, accumulate } = tape.gradientOf(x)
+        const gradient = gradientOf(tape, layer, dy, 'dgrad')
+        multiply(backend, allocate, dx, gradient, backwardWeight(tape, layer), accumulate)
+      })
+      tape.scope(() => {
+        const gradient = gradientOf(tape, layer, dy, 'wgrad')
+        multiply(backend, allocate, layer.weight.gradient, gradient, kept.source(), 1)
+      })
+    })
+    return y
+  })
+}
