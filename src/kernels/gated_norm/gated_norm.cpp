@@ -25,6 +25,7 @@ template <class Act> static void gated_norm(const gated_norm_args<Act>& a) {
         const Act* z = a.projection + r * a.width + g * slice;
         Act* out = a.out + r * a.cols + g * slice;
         const float* w = a.w + g * slice;
+#pragma GCC ivdep
         for (int64_t c = 0; c < slice; c++) {
           const float gate = load(z + c);
           v[c] = load(y + c) * gate * fast_sigmoid(gate);
@@ -32,6 +33,7 @@ template <class Act> static void gated_norm(const gated_norm_args<Act>& a) {
         const double sum = sum_of(slice, [&](int64_t c) { return v[c] * v[c]; });
         const float inverse = (float)(1.0 / std::sqrt(sum / (double)slice + a.eps));
         a.inverse[r * a.groups + g] = inverse;
+#pragma GCC ivdep
         for (int64_t c = 0; c < slice; c++) store(out + c, v[c] * inverse * w[c]);
       }
   });
@@ -43,21 +45,22 @@ template <class Act> static void gated_norm_backward(const gated_norm_backward_a
   const int64_t slice = a.cols / a.groups, blocks = (a.rows + block - 1) / block;
   float* partial = static_cast<float*>(scratch(0, blocks * a.cols * 4));
   parallel_rows(a.rows, block, [&](int64_t begin, int64_t end) {
-    float* __restrict gates = static_cast<float*>(scratch(1, slice * 3 * 4));
-    float* __restrict normalised = gates + slice;
-    float* __restrict dn = normalised + slice;
+    float* gates = static_cast<float*>(scratch(1, slice * 3 * 4));
+    float* normalised = gates + slice;
+    float* dn = normalised + slice;
     float* sums = partial + begin / block * a.cols;
     memset(sums, 0, a.cols * 4);
     for (int64_t r = begin; r < end; r++)
       for (int64_t g = 0; g < a.groups; g++) {
-        const Act* __restrict y = a.y + r * a.cols + g * slice;
-        const Act* __restrict z = a.projection + r * a.width + g * slice;
-        const Act* __restrict dout = a.dout + r * a.cols + g * slice;
-        Act* __restrict dy = a.dy + r * a.cols + g * slice;
-        Act* __restrict dz = a.dprojection + r * a.width + g * slice;
-        const float* __restrict w = a.w + g * slice;
-        float* __restrict dw = sums + g * slice;
+        const Act* y = a.y + r * a.cols + g * slice;
+        const Act* z = a.projection + r * a.width + g * slice;
+        const Act* dout = a.dout + r * a.cols + g * slice;
+        Act* dy = a.dy + r * a.cols + g * slice;
+        Act* dz = a.dprojection + r * a.width + g * slice;
+        const float* w = a.w + g * slice;
+        float* dw = sums + g * slice;
         const float inverse = a.inverse[r * a.groups + g];
+#pragma GCC ivdep
         for (int64_t c = 0; c < slice; c++) {
           const float gate = load(z + c), s = fast_sigmoid(gate), d = load(dout + c);
           gates[c] = s;
@@ -66,6 +69,7 @@ template <class Act> static void gated_norm_backward(const gated_norm_backward_a
           dw[c] += d * normalised[c];
         }
         const float mean = (float)(sum_of(slice, [&](int64_t c) { return dn[c] * normalised[c]; }) / (double)slice);
+#pragma GCC ivdep
         for (int64_t c = 0; c < slice; c++) {
           const float gate = load(z + c), s = gates[c], value = load(y + c);
           const float dv = inverse * (dn[c] - normalised[c] * mean);
