@@ -1,0 +1,88 @@
+import { createHash } from 'node:crypto'
+import { closeSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { UserError } from '../config/errors.ts'
+
+/** Hands bytes to an open file and says how many it took, as `fs.writeSync`; a test may give one that fails. */
+export type Write = (file: number, bytes: Uint8Array, offset: number, length: number) => number
+
+/** At most this much is held at once of what is written or read. */
+export const pieceBytes = 64 * 2 ** 20
+
+/** What the system said, without the call that it said it about: `ENOSPC: no space left on device`. */
+export function systemReason(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException
+  return code ? (message.startsWith(code) ? message.split(',')[0]! : `${code}: ${message}`) : String(message)
+}
+
+/** Whether the error is the system's refusal rather than a defect or a sentence already made for the user. */
+export const isSystemError = (error: unknown): error is NodeJS.ErrnoException =>
+  error instanceof Error && !(error instanceof UserError) && typeof (error as NodeJS.ErrnoException).code === 'string'
+
+/** Makes renames and new names in a folder last through a power failure. */
+export function syncDirectory(directory: string): void {
+  const handle = openSync(directory, 'r')
+  try {
+    fsyncSync(handle)
+  } finally {
+    closeSync(handle)
+  }
+}
+
+export function writeAll(file: number, bytes: Uint8Array, write: Write = writeSync): void {
+  for (let done = 0; done < bytes.length; ) done += write(file, bytes, done, Math.min(bytes.length - done, pieceBytes))
+}
+
+/** Size and SHA-256 (hexadecimal) of a file. */
+export interface Digest {
+  readonly bytes: number
+  readonly sha256: string
+}
+
+/** Writes a new file, flushed to the disk. */
+export function writeDurably(path: string, chunks: Iterable<Uint8Array>, write?: Write): Digest {
+  const hash = createHash('sha256')
+  let bytes = 0
+  const file = openSync(path, 'w')
+  try {
+    for (const chunk of chunks) {
+      writeAll(file, chunk, write)
+      hash.update(chunk)
+      bytes += chunk.length
+    }
+    fsyncSync(file)
+  } finally {
+    closeSync(file)
+  }
+  return { bytes, sha256: hash.digest('hex') }
+}
+
+/** Replaces a small file so that it is the old one or the new one, whole, at any moment. */
+export function replaceFile(path: string, text: string): void {
+  const partial = `${path}.partial`
+  try {
+    writeDurably(partial, [Buffer.from(text, 'utf8')])
+    renameSync(partial, path)
+  } catch (error) {
+    rmSync(partial, { force: true })
+    throw error
+  }
+  syncDirectory(dirname(path))
+}
+
+export function digestFile(path: string): Digest {
+  const hash = createHash('sha256')
+  const buffer = Buffer.alloc(2 ** 20)
+  const file = openSync(path, 'r')
+  let bytes = 0
+  try {
+    for (;;) {
+      const count = readSync(file, buffer, 0, buffer.length, null)
+      if (count === 0) return { bytes, sha256: hash.digest('hex') }
+      hash.update(buffer.subarray(0, count))
+      bytes += count
+    }
+  } finally {
+    closeSync(file)
+  }
+}

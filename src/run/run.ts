@@ -1,0 +1,80 @@
+import { join } from 'node:path'
+import type { RunConfig } from '../config/schema.ts'
+import {
+  type Checkpoint,
+  type CheckpointFiles,
+  pruneCheckpoints,
+  type TrainingState,
+  writeCheckpoint,
+} from './checkpoint.ts'
+import type { Write } from './files.ts'
+import { type RecordFile, recordFiles } from './layout.ts'
+import {
+  type EventRecord,
+  RecordWriter,
+  type RunRecord,
+  type TrainingRecord,
+  type ValidationRecord,
+} from './records.ts'
+
+/** A run directory that this process alone writes to. */
+export class Run {
+  readonly directory: string
+  readonly config: RunConfig
+  /** Where to go on from; undefined at the start. */
+  readonly checkpoint: Checkpoint | undefined
+  readonly #writers: Readonly<Record<RecordFile, RecordWriter>>
+  readonly #unlock: () => void
+  #saved: number | undefined
+
+  constructor(directory: string, config: RunConfig, checkpoint: Checkpoint | undefined, unlock: () => void) {
+    this.directory = directory
+    this.config = config
+    this.checkpoint = checkpoint
+    this.#saved = checkpoint?.state.step
+    this.#unlock = unlock
+    this.#writers = Object.fromEntries(
+      recordFiles.map(name => [name, new RecordWriter(join(directory, name))]),
+    ) as Record<RecordFile, RecordWriter>
+  }
+
+  /** Steps done when the run was opened. */
+  get startStep(): number {
+    return this.checkpoint?.state.step ?? 0
+  }
+
+  metrics(record: TrainingRecord | ValidationRecord): void {
+    this.#writers['metrics.jsonl'].write(record)
+  }
+
+  event(record: EventRecord): void {
+    this.#writers['events.jsonl'].write(record)
+  }
+
+  numerics(record: RunRecord): void {
+    this.#writers['numerics.jsonl'].write(record)
+  }
+
+  /**
+   * Saves a checkpoint, then deletes the oldest beyond `checkpoint.keep`. Records up to its step must have been written, because resuming
+   * from it keeps them and writes none of them again. A step already saved is not saved twice.
+   * @throws UserError if the disk is full or the system refuses; the older checkpoints stay.
+   */
+  save(files: CheckpointFiles, state: TrainingState, write?: Write): void {
+    if (this.#saved === state.step) return
+    for (const writer of Object.values(this.#writers)) writer.sync()
+    writeCheckpoint(this.directory, files, state, write)
+    this.#saved = state.step
+    pruneCheckpoints(this.directory, this.config.checkpoint.keep)
+  }
+
+  /** Step of the newest checkpoint saved or resumed from. */
+  get savedStep(): number | undefined {
+    return this.#saved
+  }
+
+  close(): void {
+    for (const writer of Object.values(this.#writers)) writer.close()
+    this.#unlock()
+  }
+}
