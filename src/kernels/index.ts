@@ -1,4 +1,5 @@
 import type { Kernel } from '../tensor/kernel.ts'
+import { adamw } from './adamw/adamw.ts'
 import { add } from './add/add.ts'
 import { amax, amaxLines, amaxRotated } from './amax/amax.ts'
 import { attention, attentionBackward } from './attention/attention.ts'
@@ -11,6 +12,8 @@ import { gemmNn, gemmNt, gemmTn, gemmTt } from './gemm/gemm.ts'
 import { gemmFp8, gemmFp8Tensor } from './gemm_fp8/gemm_fp8.ts'
 import { gemmMxfp4, gemmMxfp8 } from './gemm_mx/gemm_mx.ts'
 import { gemmNvfp4 } from './gemm_nvfp4/gemm_nvfp4.ts'
+import { gradientStatistics } from './gradient_statistics/gradient_statistics.ts'
+import { optimizerControl } from './optimizer_control/optimizer_control.ts'
 import { dequantize } from './quantize/dequantize.ts'
 import { quantizeKernels } from './quantize/quantize.ts'
 import { rmsNorm, rmsNormBackward } from './rms_norm/rms_norm.ts'
@@ -56,4 +59,7 @@ export const kernels: readonly Kernel[] = [
   attention,
   attentionBackward,
   rope,
+  adamw,
+  gradientStatistics,
+  optimizerControl,
 ] as unknown as Kernel[]
