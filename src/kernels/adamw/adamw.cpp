@@ -1,27 +1,35 @@
-// adamw.ts: one pass over memory; a group of 16 elements, which share a flag of weight decay, is one vector.
+// adamw.ts: one pass over memory, in runs of elements that share the flag of weight decay.
 #include "cpu.h"
+
+namespace {
+
+struct Step {
+  float rate, inverse1, inverse2, factor, beta1, beta2, eps;
+};
+
+void update(float* __restrict w, float* __restrict m, float* __restrict v, const float* __restrict g, int64_t n,
+            float decay, const Step s) {
+  const float rest1 = 1.0f - s.beta1, rest2 = 1.0f - s.beta2;
+  for (int64_t i = 0; i < n; i++) {
+    const float x = g[i] * s.factor;
+    m[i] = s.beta1 * m[i] + rest1 * x;
+    v[i] = s.beta2 * v[i] + rest2 * x * x;
+    const float step = m[i] * s.inverse1 / (std::sqrt(v[i] * s.inverse2) + s.eps);
+    w[i] -= s.rate * (step + decay * w[i]);
+  }
+}
+
+}  // namespace
 
 static void run_adamw(const adamw_args& a) {
   if (a.control[5] == 0.0f) return;
-  const float rate = a.control[0], inverse1 = 1.0f / a.control[1], inverse2 = 1.0f / a.control[2], factor = a.control[3];
-  const float beta1 = a.beta1, beta2 = a.beta2, rest1 = 1.0f - beta1, rest2 = 1.0f - beta2, eps = a.eps;
-  const bool clear = a.clear != 0;
+  const Step step{a.control[0], 1.0f / a.control[1], 1.0f / a.control[2], a.control[3], a.beta1, a.beta2, a.eps};
   parallel_rows(a.n / 16, 1024, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; group++) {
-      float* __restrict w = a.w + group * 16;
-      float* __restrict m = a.m + group * 16;
-      float* __restrict v = a.v + group * 16;
-      float* __restrict g = a.g + group * 16;
-      const float decay = a.decay[group] ? a.weight_decay : 0.0f;
-      for (int l = 0; l < 16; l++) {
-        const float x = g[l] * factor;
-        m[l] = beta1 * m[l] + rest1 * x;
-        v[l] = beta2 * v[l] + rest2 * x * x;
-        const float step = m[l] * inverse1 / (std::sqrt(v[l] * inverse2) + eps);
-        w[l] -= rate * (step + decay * w[l]);
-      }
-      if (clear)
-        for (int l = 0; l < 16; l++) g[l] = 0.0f;
+    for (int64_t from = begin, to; from < end; from = to) {
+      for (to = from + 1; to < end && (a.decay[to] != 0) == (a.decay[from] != 0);) to++;
+      const int64_t at = from * 16, n = (to - from) * 16;
+      update(a.w + at, a.m + at, a.v + at, a.g + at, n, a.decay[from] ? a.weight_decay : 0.0f, step);
+      if (a.clear) memset(a.g + at, 0, (size_t)n * 4);
     }
   });
 }
