@@ -174,6 +174,7 @@ describe('checkpoint', () => {
     const folder = join(run, 'checkpoints')
     renameSync(join(folder, '20'), join(folder, '.replaced-20'))
     mkdirSync(join(folder, '.writing-20'))
+    mkdirSync(join(folder, '.deleted-5'))
     assert.deepEqual(listCheckpoints(run), [10])
     removeRemains(run)
     assert.deepEqual(readdirSync(folder).sort(), ['10', '20'])

@@ -137,10 +137,13 @@ export function writeCheckpoint(run: string, files: CheckpointFiles, state: Trai
   return checkpointDirectory(run, step)
 }
 
-/** Deletes all but the newest `keep` checkpoints. */
+/** Deletes all but the newest `keep` checkpoints. Each is renamed first, so that no reader meets one that is half deleted. */
 export function pruneCheckpoints(run: string, keep: number): void {
-  for (const step of listCheckpoints(run).slice(0, -keep))
-    rmSync(checkpointDirectory(run, step), { recursive: true, force: true })
+  for (const step of listCheckpoints(run).slice(0, -keep)) {
+    const leaving = besideName(run, 'deleted', step)
+    renameSync(checkpointDirectory(run, step), leaving)
+    rmSync(leaving, { recursive: true, force: true })
+  }
 }
 
 /** Deletes what a process that died left half written, and puts back what it had moved away. No other process may be writing. */
@@ -148,7 +151,7 @@ export function removeRemains(run: string): void {
   const folder = join(run, names.checkpoints)
   if (!existsSync(folder)) return
   for (const name of readdirSync(folder)) {
-    const [, what, step] = /^\.(writing|replaced)-(\d+)$/.exec(name) ?? []
+    const [, what, step] = /^\.(writing|replaced|deleted)-(\d+)$/.exec(name) ?? []
     if (what === undefined) continue
     const place = checkpointDirectory(run, Number(step))
     if (what === 'replaced' && !existsSync(place)) renameSync(join(folder, name), place)
