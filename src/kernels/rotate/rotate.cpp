@@ -1,0 +1,30 @@
+// rotate and hadamard_signs of rotate.ts.
+#include "panel_cpu.h"
+#include "philox.h"
+
+template <class Act> static void rotate(const rotate_args<Act>& a) {
+  const Rotation rotation(a.hadamard, a.signs);
+  if (!a.columns) {
+    parallel_rows(a.rows, a.cols >= 32768 ? 1 : 32768 / a.cols, [&](int64_t begin, int64_t end) {
+      rotate_rows(a.y + begin * a.cols, a.x + begin * a.cols, end - begin, a.cols, rotation);
+    });
+    return;
+  }
+  parallel_spans(a.rows, a.cols, [&](int64_t r, int count, int64_t c, int lanes) {
+    Real v[SPAN];
+    load_panel(v, a.x + r * a.cols + c, a.cols, lanes, count);
+    rotation.apply<IsBf16<Act>::value>(v, count);
+    for (int i = 0; i < count; i++) {
+      float one[Lanes::width];
+      Lanes::store(one, v[i]);
+      for (int l = 0; l < lanes; l++) store(a.y + (r + i) * a.cols + c + l, one[l]);
+    }
+  });
+}
+EXPORT_ACT(rotate)
+
+static void run_hadamard_signs(const hadamard_signs_args& a) {
+  const Random<One> random = philox<One>(0xffffffffu, 0xffffffffu, a.stream, a.random[2], a.random[0], a.random[1]);
+  for (int i = 0; i < 4; i++) a.signs[i] = random.word[i];
+}
+EXPORT(hadamard_signs)

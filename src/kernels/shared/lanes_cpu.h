@@ -1,0 +1,134 @@
+// The widest vector of the CPU's level as lanes (lanes.h), with loads, transposition and packing.
+//
+// GCC's and clang's vector types carry the arithmetic; intrinsics are used only where those compile to something slow.
+#pragma once
+#include "lanes.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+struct Lanes {
+#if defined(__AVX512F__)
+  static constexpr int width = 16;
+#elif defined(__AVX2__)
+  static constexpr int width = 8;
+#else
+  static constexpr int width = 4;
+#endif
+  typedef float Real __attribute__((vector_size(4 * width)));
+  typedef uint32_t Word __attribute__((vector_size(4 * width)));
+  typedef int32_t Signed __attribute__((vector_size(4 * width)));
+  typedef uint64_t Wide __attribute__((vector_size(4 * width)));
+  typedef uint16_t Half __attribute__((vector_size(2 * width)));
+  typedef uint8_t Byte __attribute__((vector_size(width)));
+  typedef uint8_t Pairs __attribute__((vector_size(width / 2)));
+
+  static Real real(float x) { return x - Real{}; }
+  static Word word(uint32_t x) { return x + Word{}; }
+  static Word bits(Real x) { return (Word)x; }
+  static Real of_bits(Word x) { return (Real)x; }
+  static Real select(Signed mask, Real a, Real b) { return mask ? a : b; }
+  static Word select(Signed mask, Word a, Word b) { return mask ? a : b; }
+  static Word truncate(Real x) { return (Word)__builtin_convertvector(x, Signed); }
+  static Real convert(Word x) { return __builtin_convertvector((Signed)x, Real); }
+  static Signed above(Word a, Word b) { return (Signed)a > (Signed)b; }
+  static Signed equal(Word a, Word b) { return (Signed)a == (Signed)b; }
+  static Signed below(Real a, Real b) { return a < b; }
+
+  static void multiply(Word a, uint32_t b, Word& high, Word& low) {
+#if defined(__AVX512F__)
+    const __m512i m = _mm512_set1_epi32((int)b);
+    const Wide even = (Wide)_mm512_mul_epu32((__m512i)a, m), odd = (Wide)_mm512_mul_epu32((__m512i)((Wide)a >> 32), m);
+    high = (Word)_mm512_mask_blend_epi32(0xaaaa, (__m512i)(even >> 32), (__m512i)odd);
+    low = (Word)_mm512_mask_blend_epi32(0xaaaa, (__m512i)even, (__m512i)(odd << 32));
+#elif defined(__AVX2__)
+    const __m256i x = (__m256i)a, m = _mm256_set1_epi32((int)b);
+    const __m256i even = _mm256_mul_epu32(x, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), m);
+    high = (Word)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    low = (Word)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+#elif defined(__SSE2__)
+    const __m128i x = (__m128i)a, m = _mm_set1_epi32((int)b), keep = _mm_set1_epi64x(0xffffffffll);
+    const __m128i even = _mm_mul_epu32(x, m), odd = _mm_mul_epu32(_mm_srli_epi64(x, 32), m);
+    high = (Word)_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(keep, odd));
+    low = (Word)_mm_or_si128(_mm_and_si128(even, keep), _mm_slli_epi64(odd, 32));
+#else
+    for (int l = 0; l < width; l++) {
+      const uint64_t product = (uint64_t)a[l] * b;
+      high[l] = (uint32_t)(product >> 32);
+      low[l] = (uint32_t)product;
+    }
+#endif
+  }
+
+  template <class T> static T load_as(const void* p) {
+    T value;
+    memcpy(&value, p, sizeof value);
+    return value;
+  }
+  static Real load(const float* p) { return load_as<Real>(p); }
+  static Real load(const bf16* p) { return (Real)(__builtin_convertvector(load_as<Half>(p), Word) << 16); }
+  static void store(void* p, Real x) { memcpy(p, &x, sizeof x); }
+  static void store(void* p, Word x) { memcpy(p, &x, sizeof x); }
+  static Word load_bytes(const uint8_t* p) { return __builtin_convertvector(load_as<Byte>(p), Word); }
+  static void store_bytes(uint8_t* p, Word x) {
+    const Byte bytes = __builtin_convertvector(x, Byte);
+    memcpy(p, &bytes, sizeof bytes);
+  }
+  // Lanes 2j and 2j+1 hold 4-bit codes: byte j is the first in its low and the second in its high nibble.
+  static void store_nibbles(uint8_t* p, Word x) {
+    const Wide pair = (Wide)x;
+    const Pairs bytes = __builtin_convertvector(pair | (pair >> 28), Pairs);
+    memcpy(p, &bytes, sizeof bytes);
+  }
+  static void store_bf16(bf16* p, Real x) {
+    const Word u = bits(x);
+    const Word rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const Half half = __builtin_convertvector(select(above(u & 0x7fffffffu, word(0x7f800000u)), (u >> 16) | 0x40u, rounded), Half);
+    memcpy(p, &half, sizeof half);
+  }
+  static Real round_to_bf16(Real x) {
+    const Word u = bits(x);
+    const Word rounded = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
+    return of_bits(select(above(u & 0x7fffffffu, word(0x7f800000u)), (u & 0xffff0000u) | 0x400000u, rounded));
+  }
+
+  static uint32_t largest(Word x) {
+    uint32_t each[width], result = 0;
+    store(each, x);
+    for (int l = 0; l < width; l++) result = each[l] > result ? each[l] : result;
+    return result;
+  }
+
+  // Lanes of a and b in turn: the lower halves, the upper halves.
+  template <class T> static T zip_low(T a, T b) { return zip(a, b, 0); }
+  template <class T> static T zip_high(T a, T b) { return zip(a, b, width / 2); }
+  template <class T> static T zip(T a, T b, int from) {
+    Signed index;
+    for (int l = 0; l < width; l++) index[l] = from + l / 2 + (l & 1) * width;
+#if defined(__clang__)
+    T result;
+    for (int l = 0; l < width; l++) result[l] = index[l] < width ? a[index[l]] : b[index[l] - width];
+    return result;
+#else
+    return __builtin_shuffle(a, b, index);
+#endif
+  }
+
+  // Transposes `width` vectors in place.
+  template <class T> static void transpose(T* v) {
+    T other[width];
+    T *from = v, *to = other;
+    for (int stage = 1; stage < width; stage *= 2) {
+      for (int i = 0; i < width / 2; i++) {
+        to[2 * i] = zip_low(from[i], from[i + width / 2]);
+        to[2 * i + 1] = zip_high(from[i], from[i + width / 2]);
+      }
+      T* const swap = from;
+      from = to;
+      to = swap;
+    }
+    if (from != v)
+      for (int i = 0; i < width; i++) v[i] = from[i];
+  }
+};

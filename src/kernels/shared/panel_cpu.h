@@ -1,0 +1,153 @@
+// Pieces of a matrix in vector registers, one line to a lane, and their rotation.
+//
+// A piece is an array of vectors: vector i holds element i of every lane. A lane is a run of a row (loaded by transposition) or a
+// run of a column (loaded as it lies). Missing lanes are zeros.
+#pragma once
+#include "cpu.h"
+#include "lanes_cpu.h"
+
+typedef Lanes::Real Real;
+typedef Lanes::Word Word;
+
+// Longest piece: the longest block and the longest rotation.
+static constexpr int SPAN = 128;
+
+inline Real fetch(const float* p) { return Lanes::load(p); }
+inline Real fetch(const bf16* p) { return Lanes::load(p); }
+
+// Lane l is x[l * stride + 0 .. length).
+template <class T> inline void load_lines(Real* v, const T* x, int64_t stride, int lanes, int length) {
+  constexpr int W = Lanes::width;
+  T padded[W * W] = {};
+  for (int i = 0; i < length; i += W) {
+    const int n = length - i < W ? length - i : W;
+    const T* from = x + i;
+    int64_t pitch = stride;
+    if (lanes < W || n < W) {
+      for (int l = 0; l < lanes; l++)
+        for (int k = 0; k < n; k++) padded[l * W + k] = x[l * stride + i + k];
+      from = padded;
+      pitch = W;
+    }
+    Real t[W];
+    for (int l = 0; l < W; l++) t[l] = fetch(from + l * pitch);
+    Lanes::transpose(t);
+    for (int k = 0; k < n; k++) v[i + k] = t[k];
+  }
+}
+
+// The inverse: writes lane l to z[l * stride + 0 .. length).
+template <class T> inline void store_lines(T* z, int64_t stride, int lanes, int length, const Real* v) {
+  constexpr int W = Lanes::width;
+  for (int i = 0; i < length; i++) {
+    float one[W];
+    Lanes::store(one, v[i]);
+    for (int l = 0; l < lanes; l++) store(z + l * stride + i, one[l]);
+  }
+}
+
+// Vector i is x[i * pitch + 0 .. lanes).
+template <class T> inline void load_panel(Real* v, const T* x, int64_t pitch, int lanes, int rows) {
+  constexpr int W = Lanes::width;
+  if (lanes == W) {
+    for (int i = 0; i < rows; i++) v[i] = fetch(x + i * pitch);
+    return;
+  }
+  for (int i = 0; i < rows; i++) {
+    T padded[W] = {};
+    for (int l = 0; l < lanes; l++) padded[l] = x[i * pitch + l];
+    v[i] = fetch(padded);
+  }
+}
+
+// Hadamard transform along the vectors of a piece, in the order of src/formats/hadamard.ts: sums start at 0 and run over i in order.
+struct Rotation {
+  int size = 0;
+  float factor[SPAN];  // 1 / sqrt(size) with the sign of each input
+
+  Rotation(int size, const uint32_t* signs) : size(size) {
+    const float h = (float)(1.0 / std::sqrt((double)size));
+    for (int i = 0; i < size; i++) factor[i] = (signs[i >> 5] >> (i & 31)) & 1u ? -h : h;
+  }
+  explicit Rotation() {}
+
+  template <int Inputs, int Outputs, int From, bool Minus> static inline void accumulate(Real* sums, const Real* terms) {
+#pragma GCC unroll 16
+    for (int i = 0; i < Inputs; i++)
+#pragma GCC unroll 16
+      for (int j = 0; j < Outputs; j++) {
+        const bool minus = (__builtin_popcount(i & (From + j)) & 1) != 0;
+        if (minus != Minus) sums[j] = sums[j] - terms[i];
+        else sums[j] = sums[j] + terms[i];
+      }
+  }
+
+  template <int Inputs, int Outputs, int From> static inline void outputs(Real* z, const Real* terms, int size, int first) {
+    Real sums[Outputs] = {};
+    for (int i = 0; i < size; i += Inputs)
+      if (__builtin_popcount((unsigned)(i & first)) & 1) accumulate<Inputs, Outputs, From, true>(sums, terms + i);
+      else accumulate<Inputs, Outputs, From, false>(sums, terms + i);
+    for (int j = 0; j < Outputs; j++) z[From + j] = sums[j];
+  }
+
+  // `count` vectors, a multiple of size, in place.
+  template <bool RoundToBf16> void apply(Real* v, int count) const {
+    Real terms[SPAN];
+    for (int start = 0; start < count; start += size) {
+      Real* const z = v + start;
+      for (int i = 0; i < size; i++) terms[i] = z[i] * factor[i];
+      if (size == 4) outputs<4, 4, 0>(z, terms, 4, 0);
+      else
+        for (int j = 0; j < size; j += 16) {
+          if constexpr (Lanes::width == 16) {
+            outputs<16, 16, 0>(z + j, terms, size, j);
+          } else {
+            outputs<16, 8, 0>(z + j, terms, size, j);
+            outputs<16, 8, 8>(z + j, terms, size, j);
+          }
+        }
+      if (RoundToBf16)
+        for (int i = 0; i < size; i++) z[i] = Lanes::round_to_bf16(z[i]);
+    }
+  }
+};
+
+template <class Act> struct IsBf16 { static constexpr bool value = false; };
+template <> struct IsBf16<bf16> { static constexpr bool value = true; };
+
+// Rotates `rows` rows of `cols` elements, whole groups of rotation.size, into z. T is the dtype of z.
+template <class Act, class T>
+inline void rotate_rows(T* z, const Act* x, int64_t rows, int64_t cols, const Rotation& rotation) {
+  const int length = rotation.size < 16 && cols % 16 == 0 ? 16 : rotation.size;
+  const int64_t lines = rows * cols / length;
+  for (int64_t line = 0; line < lines; line += Lanes::width) {
+    const int lanes = (int)(lines - line < Lanes::width ? lines - line : Lanes::width);
+    Real v[SPAN];
+    load_lines(v, x + line * length, length, lanes, length);
+    rotation.apply<IsBf16<Act>::value>(v, length);
+    store_lines(z + line * length, length, lanes, length, v);
+  }
+}
+
+// Spans of 128 rows and panels of 256 columns in parallel, each panel's columns a vector at a time:
+// body(first row, rows, first column, lanes).
+template <class Body> inline void parallel_spans(int64_t rows, int64_t cols, const Body& body) {
+  constexpr int64_t panel = 256;
+  const int64_t panels = (cols + panel - 1) / panel, spans = (rows + SPAN - 1) / SPAN;
+  parallel_for(spans * panels, [&](int64_t task) {
+    const int64_t r = task / panels * SPAN, from = task % panels * panel;
+    const int64_t to = from + panel < cols ? from + panel : cols;
+    for (int64_t c = from; c < to; c += Lanes::width)
+      body(r, (int)(rows - r < SPAN ? rows - r : SPAN), c, (int)(to - c < Lanes::width ? to - c : Lanes::width));
+  });
+}
+
+// [max of |x| as bits, NaN counted as 0; max of all bits without sign, which is at least 0x7f800000 iff something is not finite].
+struct Largest {
+  Word finite = Lanes::word(0), any = Lanes::word(0);
+  void add(Real x) {
+    const Word a = Lanes::bits(x) & 0x7fffffffu;
+    any = larger<Lanes>(any, a);
+    finite = larger<Lanes>(finite, Lanes::select(Lanes::above(a, Lanes::word(0x7f800000u)), Lanes::word(0), a));
+  }
+};

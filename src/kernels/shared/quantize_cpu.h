@@ -1,0 +1,223 @@
+// Images on the CPU: what src/kernels/quantize/quantize.ts declares, for every format (quantize.h) and kind of rounding.
+//
+// Work is cut where memory is: `rows` takes consecutive blocks of a row as lanes, `columns` consecutive columns, in spans of 128 rows so that
+// each line of the transposed image is written 64 bytes at a time. A tile's codes are gathered in 32-bit words, least significant first.
+#pragma once
+#include "panel_cpu.h"
+#include "quantize.h"
+
+enum class Rounding { nearest, stochastic, eden };
+
+// Which random decisions to draw.
+struct Draw {
+  uint32_t low = 0, high = 0, step = 0, stream = 0;
+  Draw(const uint32_t* random, uint32_t stream) : stream(stream) {
+    if (!random) return;
+    low = random[0];
+    high = random[1];
+    step = random[2];
+  }
+};
+
+// The random bytes of lane l's group of 16 elements: group first + l * stride.
+inline Random<Lanes> draw_groups(const Draw& draw, uint64_t first, uint64_t stride) {
+  constexpr int W = Lanes::width;
+  Word low, high;
+  for (int l = 0; l < W; l++) low[l] = (uint32_t)l;
+  low = low * (uint32_t)stride + (uint32_t)first;
+  high = Lanes::word((uint32_t)(first >> 32));
+  if (((first + stride * (W - 1)) >> 32) != (first >> 32))
+    for (int l = 0; l < W; l++) high[l] = (uint32_t)((first + stride * l) >> 32);
+  return philox<Lanes>(low, high, Lanes::word(draw.stream), Lanes::word(draw.step), draw.low, draw.high);
+}
+
+// Quantises the first `count` vectors of v, one block to a lane; count is Format::block or a shorter multiple of 16. `given` is the scale
+// where the format has one for the whole tensor. Fills count * bits / 32 words and returns what is stored as the scale.
+template <class Format, Rounding How>
+inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, const Scaling& s, const BlockScale<Lanes>* given,
+                           const Draw& draw, uint64_t group, uint64_t group_stride, Word* words) {
+  typedef typename Format::Element Element;
+  constexpr int per_word = 32 / Element::bits;
+  BlockScale<Lanes> scale;
+  if constexpr (Format::whole) {
+    scale = *given;
+  } else {
+    Word b = Lanes::word(0);
+    for (int i = 0; i < count; i++) b = larger<Lanes>(b, magnitude<Lanes>(v[i]));
+    scale = Format::Scale::template of<Lanes>(b, outer, s);
+    if constexpr (How == Rounding::nearest && Format::Scale::outer)
+      if (s.four_over_six) scale = four_over_six<Lanes>(v, b, scale, outer, s);
+    if constexpr (How == Rounding::eden) scale = eden_scale<Lanes>(scale, outer);
+  }
+  for (int g = 0; g < count; g += 16, group++) {
+    Random<Lanes> random;
+    if constexpr (How != Rounding::nearest) random = draw_groups(draw, group, group_stride);
+    Real squares[16], products[16];
+    Word word = Lanes::word(0);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+      const Real y = v[g + i] * scale.multiplier;
+      Word code;
+      if constexpr (How == Rounding::stochastic) code = encode_stochastic<Lanes, Element, 8>(y, random.byte(i));
+      else code = encode_nearest<Lanes, Element>(y);
+      if constexpr (How == Rounding::eden) {
+        squares[i] = y * y;
+        products[i] = y * decode<Lanes, Element>(code);
+      }
+      word = i % per_word == 0 ? code : word | (code << (Element::bits * (i % per_word)));
+      if (i % per_word == per_word - 1) words[(g + i) / per_word] = word;
+    }
+    if constexpr (How == Rounding::eden) scale.stored = eden_correction<Lanes>(scale.stored, squares, products, random.word[0]);
+  }
+  return scale.stored;
+}
+
+// Writes `count` words of each lane to p + lane * stride bytes.
+inline void emit_words(uint8_t* p, int64_t stride, int lanes, int count, Word* words) {
+  constexpr int W = Lanes::width;
+  int k = 0;
+  for (; k + W <= count; k += W) {
+    Lanes::transpose(words + k);
+    for (int l = 0; l < lanes; l++) memcpy(p + l * stride + 4 * k, words + k + l, 4 * W);
+  }
+  if (count - k == 2) {
+    uint8_t pairs[8 * W];
+    Lanes::store(pairs, Lanes::zip_low(words[k], words[k + 1]));
+    Lanes::store(pairs + 4 * W, Lanes::zip_high(words[k], words[k + 1]));
+    if (stride == 8 && k == 0) memcpy(p, pairs, 8 * lanes);
+    else
+      for (int l = 0; l < lanes; l++) memcpy(p + l * stride + 4 * k, pairs + 8 * l, 8);
+    return;
+  }
+  for (; k < count; k++) {
+    uint32_t one[W];
+    Lanes::store(one, words[k]);
+    for (int l = 0; l < lanes; l++) memcpy(p + l * stride + 4 * k, one + l, 4);
+  }
+}
+
+// Writes the scale of each lane, `stride` elements apart.
+inline void emit_scales(uint8_t* p, int64_t stride, int lanes, Word stored) {
+  uint8_t bytes[Lanes::width];
+  Lanes::store_bytes(bytes, stored);
+  for (int l = 0; l < lanes; l++) p[l * stride] = bytes[l];
+}
+inline void emit_scales(float* p, int64_t stride, int lanes, Word stored) {
+  float values[Lanes::width];
+  Lanes::store(values, stored);
+  for (int l = 0; l < lanes; l++) p[l * stride] = values[l];
+}
+
+// What a call asks for, in common over all formats; null where the contract has no such argument.
+template <class Format> struct Request {
+  uint8_t* codes;
+  typename Format::Scale::Stored* scales;
+  const float* amax;
+  int per_row;  // amax is one for each line of the image
+  const uint32_t* signs;
+  int hadamard;
+  Draw draw;
+  Scaling scaling;
+};
+
+inline Outer<Lanes> broadcast(const Outer<One>& outer) {
+  return Outer<Lanes>{Lanes::real(outer.amax), Lanes::real(outer.encode), Lanes::real(outer.decode)};
+}
+inline BlockScale<Lanes> broadcast(const BlockScale<One>& scale) {
+  return BlockScale<Lanes>{Lanes::word(scale.stored), Lanes::real(scale.multiplier)};
+}
+
+// Outer scales of the lanes of a tile, and the scale of the tensor where the format has only that.
+template <class Format> struct Outers {
+  const Request<Format>& q;
+  Outer<Lanes> common{};
+  BlockScale<Lanes> whole{};
+
+  explicit Outers(const Request<Format>& q) : q(q) {
+    if constexpr (Format::Scale::outer)
+      if (!q.per_row) common = broadcast(outer_scale<One>(q.amax[0], q.scaling));
+    if constexpr (Format::whole) {
+      const BlockScale<One> scale = Format::Scale::template of<One>(bits_of(q.amax[0]), Outer<One>{}, q.scaling);
+      whole = broadcast(scale);
+      q.scales[0] = float_of(scale.stored);
+    }
+  }
+  // Lane l belongs to line (first + l) / per_line.
+  Outer<Lanes> of(int64_t first, int64_t per_line, int lanes) const {
+    if (!Format::Scale::outer || !q.per_row) return common;
+    Real amax = Lanes::real(0);
+    for (int l = 0; l < lanes; l++) amax[l] = q.amax[(first + l) / per_line];
+    return outer_scale<Lanes>(amax, q.scaling);
+  }
+};
+
+// Rows [begin, end) of the image of x, read from `source`, whose first row is row `begin`.
+template <class Format, Rounding How, class T>
+inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& outers, const T* source, int64_t begin, int64_t end,
+                             int64_t cols) {
+  constexpr int W = Lanes::width, bits = Format::Element::bits, block = Format::block;
+  const int64_t across = (cols + block - 1) / block;
+  Real v[block];
+  Word words[block * bits / 32];
+  if (cols % block == 0) {
+    const int64_t last = end * across;
+    for (int64_t unit = begin * across; unit < last; unit += W) {
+      const int lanes = (int)(last - unit < W ? last - unit : W);
+      load_lines(v, source + (unit - begin * across) * block, block, lanes, block);
+      const Word stored = quantize_block<Format, How>(v, block, outers.of(unit, across, lanes), q.scaling, &outers.whole, q.draw,
+                                                      (uint64_t)(unit * (block / 16)), block / 16, words);
+      emit_words(q.codes + unit * (block * bits / 8), block * bits / 8, lanes, block * bits / 32, words);
+      if (!Format::whole) emit_scales(q.scales + unit, 1, lanes, stored);
+    }
+    return;
+  }
+  for (int64_t r = begin; r < end; r += W)
+    for (int64_t c = 0; c < cols; c += block) {
+      const int lanes = (int)(end - r < W ? end - r : W), count = (int)(cols - c < block ? cols - c : block);
+      load_lines(v, source + (r - begin) * cols + c, cols, lanes, count);
+      const Word stored = quantize_block<Format, How>(v, count, outers.of(r, 1, lanes), q.scaling, &outers.whole, q.draw,
+                                                      (uint64_t)((r * cols + c) / 16), (uint64_t)(cols / 16), words);
+      emit_words(q.codes + (r * cols + c) * bits / 8, cols * bits / 8, lanes, count * bits / 32, words);
+      if (!Format::whole) emit_scales(q.scales + r * across + c / block, across, lanes, stored);
+    }
+}
+
+template <class Format, Rounding How, class Act>
+inline void quantize_rows(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
+  const Outers<Format> outers(q);
+  const int64_t grain = cols >= 32768 ? 1 : 32768 / cols;
+  if (!q.hadamard) {
+    parallel_rows(rows, grain, [&](int64_t begin, int64_t end) {
+      quantize_rows_of<Format, How>(q, outers, x + begin * cols, begin, end, cols);
+    });
+    return;
+  }
+  const Rotation rotation(q.hadamard, q.signs);
+  parallel_rows(rows, grain, [&](int64_t begin, int64_t end) {
+    float* const rotated = static_cast<float*>(scratch(1, (end - begin) * cols * 4));
+    rotate_rows(rotated, x + begin * cols, end - begin, cols, rotation);
+    quantize_rows_of<Format, How>(q, outers, rotated, begin, end, cols);
+  });
+}
+
+template <class Format, Rounding How, class Act>
+inline void quantize_columns(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
+  constexpr int bits = Format::Element::bits, block = Format::block;
+  const Outers<Format> outers(q);
+  const Rotation rotation = q.hadamard ? Rotation(q.hadamard, q.signs) : Rotation();
+  const int64_t across = (rows + block - 1) / block, bytes = rows * bits / 8;
+  parallel_spans(rows, cols, [&](int64_t r, int count, int64_t c, int lanes) {
+    Real v[SPAN];
+    Word words[SPAN * bits / 32];
+    load_panel(v, x + r * cols + c, cols, lanes, count);
+    if (q.hadamard) rotation.apply<IsBf16<Act>::value>(v, count);
+    const Outer<Lanes> outer = outers.of(c, 1, lanes);
+    for (int i = 0; i < count; i += block) {
+      const Word stored = quantize_block<Format, How>(
+          v + i, block < count - i ? block : count - i, outer, q.scaling, &outers.whole, q.draw,
+          (uint64_t)(c * (rows / 16) + (r + i) / 16), (uint64_t)(rows / 16), words + i * bits / 32);
+      if (!Format::whole) emit_scales(q.scales + c * across + (r + i) / block, across, lanes, stored);
+    }
+    emit_words(q.codes + c * bytes + r * bits / 8, bytes, lanes, count * bits / 32, words);
+  });
+}
