@@ -1,235 +1,181 @@
-// Forward and backward of attention.ts over blocks of 64 queries and 64 keys.
+// Forward and backward of attention.ts over blocks of 64 queries and 64 keys, as products of small matrices.
 //
 // Forward, one task per sequence, head and block of queries: the running maximum m, sum l and output o of a row are rescaled by
 // exp(m - m') when a block of keys raises m to m'. Backward, one task per sequence and key head, which owns dk and dv, and dq of the query
 // heads of its group: sums run over blocks of keys, then heads, then blocks of queries, whatever the number of threads.
-//
-// Blocks are copied to FP32 scratch in the layout that the products want: dim padded with zeros to a multiple of 16, keys and values also
-// transposed.
+#include <algorithm>
 #include <limits>
 #include "cpu.h"
 #include "elementary.h"
+#include "small_gemm.h"
 
 namespace {
 
 constexpr int64_t block = 64;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+// Where heads lie: `row` elements from one row of a sequence to the next.
+struct Layout {
+  int64_t kv_heads, group, sequence, dim, row, out_row, blocks;
+  float scale;
 
-// c[m,n] += a[m,k] b[k,n]; element (i, k) of a is at i * row + k * column.
-void add_product(float* c, int64_t ldc, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb,
-                 int64_t m, int64_t n, int64_t depth) {
-  for (int64_t i = 0; i < m; i++)
-    for (int64_t k = 0; k < depth; k++) {
-      const float factor = a[i * row + k * column];
-      for (int64_t j = 0; j < n; j++) c[i * ldc + j] = multiply_add(factor, b[k * ldb + j], c[i * ldc + j]);
-    }
-}
+  template <class Args> explicit Layout(const Args& a)
+      : kv_heads((a.columns - a.heads) / 2), group(a.heads / kv_heads), sequence(a.sequence), dim(a.dim),
+        row(a.columns * a.dim), out_row(a.heads * a.dim), blocks((sequence + block - 1) / block),
+        scale((float)(1.0 / std::sqrt((double)dim))) {}
 
-// Rows of one head in a tensor of [rows, heads, dim].
-template <class Act> struct Head {
-  Act* data;
-  int64_t stride, dim;
+  int64_t rows_at(int64_t begin) const { return std::min(block, sequence - begin); }
 };
 
-// to[n, width] = factor * rows begin .. begin+n, zeros in columns dim .. width.
-template <class Act>
-void copy_rows(float* to, int64_t width, Head<const Act> from, int64_t begin, int64_t n, float factor = 1) {
-  for (int64_t r = 0; r < n; r++) {
-    const Act* x = from.data + (begin + r) * from.stride;
-    for (int64_t d = 0; d < from.dim; d++) to[r * width + d] = load(x + d) * factor;
-    for (int64_t d = from.dim; d < width; d++) to[r * width + d] = 0;
-  }
-}
-
-// to[dim, block] = the rows as columns, zeros in columns n .. block.
-template <class Act> void copy_columns(float* to, Head<const Act> from, int64_t begin, int64_t n) {
-  if (n < block) memset(to, 0, (size_t)(from.dim * block * 4));
-  for (int64_t r = 0; r < n; r++) {
-    const Act* x = from.data + (begin + r) * from.stride;
-    for (int64_t d = 0; d < from.dim; d++) to[d * block + r] = load(x + d);
-  }
-}
-
-template <class Act> void write_rows(Head<Act> to, int64_t begin, int64_t n, const float* from, int64_t width, bool add) {
-  for (int64_t r = 0; r < n; r++) {
-    Act* y = to.data + (begin + r) * to.stride;
-    const float* x = from + r * width;
-    if (add)
-      for (int64_t d = 0; d < to.dim; d++) store(y + d, load(y + d) + x[d]);
-    else
-      for (int64_t d = 0; d < to.dim; d++) store(y + d, x[d]);
-  }
-}
-
-// The first and the last key of block `keys` that a row sees, counted in the block: first > last where there is none.
+// The first and the last key that a row sees in a block of keys, counted in the block: first > last where there is none.
 struct Visible {
-  int64_t first, last;
-  Visible(int64_t start, int64_t position, int64_t keys) : first(start - keys), last(position - keys) {
-    if (first < 0) first = 0;
-    if (last > block - 1) last = block - 1;
-  }
+  int first, last;
+  Visible(int64_t start, int64_t position, int64_t keys)
+      : first((int)std::clamp<int64_t>(start - keys, 0, block)), last((int)std::min(position - keys, block - 1)) {}
+  bool all() const { return first == 0 && last == block - 1; }
 };
 
-int64_t earliest(const int32_t* starts, int64_t n) {
-  int64_t result = starts[0];
-  for (int64_t r = 1; r < n; r++) result = starts[r] < result ? starts[r] : result;
-  return result < 0 ? 0 : result;
+int64_t earliest(const int32_t* starts, int64_t n) { return std::max(0, *std::min_element(starts, starts + n)); }
+
+// The row of scores becomes exp(s - m'), where m' is the largest so far: returns the sum, and in `shrink` exp(m - m').
+float exponentials(float* row, const Visible& visible, float& m, float& shrink) {
+  if (!visible.all())
+    for (int c = 0; c < block; c++) row[c] = c < visible.first || c > visible.last ? minus_infinity : row[c];
+  float most[16], sums[16] = {};
+  for (float& x : most) x = m;
+  for (int c = 0; c < block; c += 16)
+    for (int i = 0; i < 16; i++) most[i] = row[c + i] > most[i] ? row[c + i] : most[i];
+  float raised = m;
+  for (float x : most) raised = x > raised ? x : raised;
+  const float base = raised == minus_infinity ? 0 : raised;
+  for (int c = 0; c < block; c += 16)
+    for (int i = 0; i < 16; i++) {
+      row[c + i] = fast_exp(row[c + i] - base);
+      sums[i] += row[c + i];
+    }
+  shrink = fast_exp(m - base);
+  m = raised;
+  float sum = 0;
+  for (float x : sums) sum += x;
+  return sum;
+}
+
+template <class Act> float dot(const Act* a, const Act* b, int64_t n) {
+  float sums[16] = {};
+  int64_t d = 0;
+  for (; d + 16 <= n; d += 16)
+    for (int i = 0; i < 16; i++) sums[i] = multiply_add(load(a + d + i), load(b + d + i), sums[i]);
+  float sum = 0;
+  for (; d < n; d++) sum += load(a + d) * load(b + d);
+  for (float x : sums) sum += x;
+  return sum;
+}
+
+template <class Act>
+void write_rows(Act* to, int64_t stride, const float* from, int64_t rows, int64_t columns, bool accumulate) {
+  for (int64_t r = 0; r < rows; r++, to += stride, from += columns)
+    if (accumulate)
+      for (int64_t d = 0; d < columns; d++) store(to + d, load(to + d) + from[d]);
+    else
+      for (int64_t d = 0; d < columns; d++) store(to + d, from[d]);
 }
 
 }  // namespace
 
 template <class Act> static void attention(const attention_args<Act>& a) {
-  const int64_t kv_heads = (a.columns - a.heads) / 2, group = a.heads / kv_heads;
-  const int64_t blocks = (a.sequence + block - 1) / block, width = padded(a.dim);
-  const float scale = (float)(1.0 / std::sqrt((double)a.dim));
-  parallel_for(a.rows / a.sequence * a.heads * blocks, [&](int64_t task) {
+  const Layout at(a);
+  parallel_for(a.rows / at.sequence * a.heads * at.blocks, [&](int64_t task) {
     // The last blocks have the most keys and go first, so that threads finish together.
-    const int64_t begin = (blocks - 1 - task % blocks) * block, h = task / blocks % a.heads;
-    const int64_t origin = task / blocks / a.heads * a.sequence, stride = a.columns * a.dim;
-    const int64_t queries = a.sequence - begin < block ? a.sequence - begin : block;
-    const Act* first = a.qkv + origin * stride;
-    const Head<const Act> q{first + h * a.dim, stride, a.dim};
-    const Head<const Act> k{first + (a.heads + h / group) * a.dim, stride, a.dim};
-    const Head<const Act> v{first + (a.heads + kv_heads + h / group) * a.dim, stride, a.dim};
+    const int64_t begin = (at.blocks - 1 - task % at.blocks) * block, queries = at.rows_at(begin);
+    const int64_t h = task / at.blocks % a.heads, origin = task / at.blocks / a.heads * at.sequence;
+    const Act* q = a.qkv + (origin + begin) * at.row + h * at.dim;
+    const Act* k = a.qkv + origin * at.row + (a.heads + h / at.group) * at.dim;
+    const Act* v = k + at.kv_heads * at.dim;
     const int32_t* starts = a.starts + origin + begin;
 
-    float* memory = static_cast<float*>(scratch(1, (4 * block * width + block * block) * 4));
-    float *qs = memory, *kt = qs + block * width, *vs = kt + block * width, *o = vs + block * width, *s = o + block * width;
+    float* s = static_cast<float*>(scratch(1, (block * block + block * at.dim) * 4));
+    float* o = s + block * block;
     float m[block], l[block];
-    for (int64_t r = 0; r < block; r++) m[r] = minus_infinity, l[r] = 0;
-    memset(o, 0, (size_t)(block * width * 4));
-    copy_rows(qs, width, q, begin, queries, scale);
-
+    std::fill(m, m + block, minus_infinity);
+    std::fill(l, l + block, 0.0f);
+    std::fill(o, o + block * at.dim, 0.0f);
     for (int64_t keys = earliest(starts, queries) / block * block; keys <= begin; keys += block) {
-      const int64_t count = a.sequence - keys < block ? a.sequence - keys : block;
-      copy_columns(kt, k, keys, count);
-      copy_rows(vs, width, v, keys, count);
-      memset(s, 0, (size_t)(queries * block * 4));
-      add_product(s, block, qs, width, 1, kt, block, queries, block, a.dim);
+      const int64_t count = at.rows_at(keys);
+      small_gemm(queries, count, at.dim, at.scale, q, at.row, 1, k + keys * at.row, 1, at.row, s, block, false);
       for (int64_t r = 0; r < queries; r++) {
-        float* row = s + r * block;
-        const Visible visible(starts[r], begin + r, keys);
-        for (int64_t c = 0; c < block; c++) row[c] = c < visible.first || c > visible.last ? minus_infinity : row[c];
-        float most[16];
-        for (int64_t i = 0; i < 16; i++) most[i] = m[r];
-        for (int64_t c = 0; c < block; c += 16)
-          for (int64_t i = 0; i < 16; i++) most[i] = row[c + i] > most[i] ? row[c + i] : most[i];
-        float raised = most[0];
-        for (float x : most) raised = x > raised ? x : raised;
-        const float base = raised == minus_infinity ? 0 : raised;
-        float sums[16] = {};
-        for (int64_t c = 0; c < block; c += 16)
-          for (int64_t i = 0; i < 16; i++) {
-            row[c + i] = fast_exp(row[c + i] - base);
-            sums[i] += row[c + i];
-          }
-        const float shrink = fast_exp(m[r] - base);
-        float sum = 0;
-        for (float x : sums) sum += x;
+        float shrink;
+        const float sum = exponentials(s + r * block, Visible(starts[r], begin + r, keys), m[r], shrink);
         l[r] = l[r] * shrink + sum;
-        m[r] = raised;
         if (shrink != 1)
-          for (int64_t d = 0; d < width; d++) o[r * width + d] *= shrink;
+          for (int64_t d = 0; d < at.dim; d++) o[r * at.dim + d] *= shrink;
       }
-      add_product(o, width, s, block, 1, vs, width, queries, width, count);
+      small_gemm(queries, at.dim, count, 1, s, block, 1, v + keys * at.row, at.row, 1, o, at.dim, true);
     }
     for (int64_t r = 0; r < queries; r++) {
       const float inverse = 1 / l[r];
-      for (int64_t d = 0; d < width; d++) o[r * width + d] *= inverse;
+      for (int64_t d = 0; d < at.dim; d++) o[r * at.dim + d] *= inverse;
       a.lse[(origin + begin + r) * a.heads + h] = m[r] + fast_log(l[r]);
     }
-    const Head<Act> y{a.y + (origin * a.heads + h) * a.dim, a.heads * a.dim, a.dim};
-    write_rows(y, begin, queries, o, width, false);
+    write_rows(a.y + (origin + begin) * at.out_row + h * at.dim, at.out_row, o, queries, at.dim, false);
   });
 }
 EXPORT_ACT(attention)
 
 template <class Act> static void attention_backward(const attention_backward_args<Act>& a) {
-  const int64_t kv_heads = (a.columns - a.heads) / 2, group = a.heads / kv_heads;
-  const int64_t width = padded(a.dim), rounded = (a.sequence + block - 1) / block * block;
-  const float scale = (float)(1.0 / std::sqrt((double)a.dim));
-  parallel_for(a.rows / a.sequence * kv_heads, [&](int64_t task) {
-    const int64_t origin = task / kv_heads * a.sequence, kv = task % kv_heads;
-    const int64_t stride = a.columns * a.dim, out_stride = a.heads * a.dim;
-    const Act* first = a.qkv + origin * stride;
-    Act* gradient = a.dqkv + origin * stride;
+  const Layout at(a);
+  parallel_for(a.rows / at.sequence * at.kv_heads, [&](int64_t task) {
+    const int64_t origin = task / at.kv_heads * at.sequence, kv = task % at.kv_heads;
+    const int64_t first_head = kv * at.group, key_column = (a.heads + kv) * at.dim;
+    const int64_t value_column = key_column + at.kv_heads * at.dim, head_size = at.sequence * at.dim;
+    const Act* qkv = a.qkv + origin * at.row;
     const int32_t* starts = a.starts + origin;
-    const int64_t key_head = (a.heads + kv) * a.dim, value_head = key_head + kv_heads * a.dim;
 
-    const int64_t floats = 2 * group * rounded * width + group * rounded + 7 * block * width + 2 * block * block;
-    float* memory = static_cast<float*>(scratch(1, floats * 4));
-    const auto take = [&](int64_t n) {
-      float* result = memory;
-      memory += n;
-      return result;
-    };
-    float *qs = take(group * rounded * width), *dq = take(group * rounded * width), *delta = take(group * rounded);
-    float *kt = take(block * width), *vt = take(block * width), *ks = take(block * width), *dk = take(block * width),
-          *dv = take(block * width), *dys = take(block * width), *spare = take(block * width);
-    float *p = take(block * block), *ds = take(block * block);
-
-    memset(dq, 0, (size_t)(group * rounded * width * 4));
-    for (int64_t g = 0; g < group; g++) {
-      const int64_t h = kv * group + g;
-      copy_rows(qs + g * rounded * width, width, Head<const Act>{first + h * a.dim, stride, a.dim}, 0, a.sequence, scale);
-      for (int64_t begin = 0; begin < a.sequence; begin += block) {
-        const int64_t n = a.sequence - begin < block ? a.sequence - begin : block;
-        const int64_t at = (origin * a.heads + h) * a.dim;
-        copy_rows(dys, width, Head<const Act>{a.dy + at, out_stride, a.dim}, begin, n);
-        copy_rows(spare, width, Head<const Act>{a.y + at, out_stride, a.dim}, begin, n);
-        for (int64_t r = 0; r < n; r++) {
-          float sums[16] = {};
-          for (int64_t d = 0; d < width; d += 16)
-            for (int64_t i = 0; i < 16; i++) sums[i] += dys[r * width + d + i] * spare[r * width + d + i];
-          float sum = 0;
-          for (float x : sums) sum += x;
-          delta[g * rounded + begin + r] = sum;
-        }
+    const int64_t floats = at.group * (head_size + at.sequence) + 2 * block * at.dim + 2 * block * block;
+    float* p = static_cast<float*>(scratch(1, floats * 4));
+    float *ds = p + block * block, *dk = ds + block * block, *dv = dk + block * at.dim, *dq = dv + block * at.dim;
+    float* delta = dq + at.group * head_size;
+    std::fill(dq, dq + at.group * head_size, 0.0f);
+    for (int64_t r = 0; r < at.sequence; r++)
+      for (int64_t g = 0; g < at.group; g++) {
+        const int64_t out = (origin + r) * at.out_row + (first_head + g) * at.dim;
+        delta[g * at.sequence + r] = dot(a.dy + out, a.y + out, at.dim);
       }
-    }
 
-    for (int64_t keys = 0; keys < a.sequence; keys += block) {
-      const int64_t count = a.sequence - keys < block ? a.sequence - keys : block;
-      const Head<const Act> k{first + key_head, stride, a.dim}, v{first + value_head, stride, a.dim};
-      copy_columns(kt, k, keys, count);
-      copy_columns(vt, v, keys, count);
-      copy_rows(ks, width, k, keys, count);
-      memset(dk, 0, (size_t)(block * width * 4));
-      memset(dv, 0, (size_t)(block * width * 4));
-      for (int64_t g = 0; g < group; g++)
-        for (int64_t begin = keys; begin < a.sequence; begin += block) {
-          const int64_t queries = a.sequence - begin < block ? a.sequence - begin : block;
+    for (int64_t keys = 0; keys < at.sequence; keys += block) {
+      const int64_t count = at.rows_at(keys);
+      const Act* k = qkv + keys * at.row + key_column;
+      const Act* v = qkv + keys * at.row + value_column;
+      std::fill(dk, dk + 2 * block * at.dim, 0.0f);
+      for (int64_t g = 0; g < at.group; g++)
+        for (int64_t begin = keys; begin < at.sequence; begin += block) {
+          const int64_t queries = at.rows_at(begin), h = first_head + g;
           if (earliest(starts + begin, queries) >= keys + block) continue;
-          const int64_t h = kv * group + g;
-          const float* q = qs + (g * rounded + begin) * width;
-          copy_rows(dys, width, Head<const Act>{a.dy + (origin * a.heads + h) * a.dim, out_stride, a.dim}, begin, queries);
-          memset(p, 0, (size_t)(queries * block * 4));
-          memset(ds, 0, (size_t)(queries * block * 4));
-          add_product(p, block, q, width, 1, kt, block, queries, block, a.dim);
-          add_product(ds, block, dys, width, 1, vt, block, queries, block, a.dim);
+          const Act* q = qkv + begin * at.row + h * at.dim;
+          const Act* dy = a.dy + (origin + begin) * at.out_row + h * at.dim;
+          small_gemm(queries, count, at.dim, at.scale, q, at.row, 1, k, 1, at.row, p, block, false);
+          small_gemm(queries, count, at.dim, 1, dy, at.out_row, 1, v, 1, at.row, ds, block, false);
           for (int64_t r = 0; r < queries; r++) {
             const Visible visible(starts[begin + r], begin + r, keys);
-            const float lse = a.lse[(origin + begin + r) * a.heads + h], d = delta[g * rounded + begin + r];
-            for (int64_t c = 0; c < block; c++) {
+            const float lse = a.lse[(origin + begin + r) * a.heads + h], d = delta[g * at.sequence + begin + r];
+            float *p_row = p + r * block, *ds_row = ds + r * block;
+            for (int c = 0; c < block; c++) {
+              const float e = fast_exp(p_row[c] - lse), slope = e * (ds_row[c] - d);
               const bool hidden = c < visible.first || c > visible.last;
-              const float e = fast_exp(p[r * block + c] - lse);
-              p[r * block + c] = hidden ? 0 : e;
-              ds[r * block + c] = hidden ? 0 : e * (ds[r * block + c] - d);
+              p_row[c] = hidden ? 0 : e;
+              ds_row[c] = hidden ? 0 : slope;
             }
           }
-          add_product(dv, width, p, 1, block, dys, width, count, width, queries);
-          add_product(dk, width, ds, 1, block, q, width, count, width, queries);
-          add_product(dq + (g * rounded + begin) * width, width, ds, block, 1, ks, width, queries, width, count);
+          small_gemm(count, at.dim, queries, 1, p, 1, block, dy, at.out_row, 1, dv, at.dim, true);
+          small_gemm(count, at.dim, queries, at.scale, ds, 1, block, q, at.row, 1, dk, at.dim, true);
+          float* dq_block = dq + g * head_size + begin * at.dim;
+          small_gemm(queries, at.dim, count, at.scale, ds, block, 1, k, at.row, 1, dq_block, at.dim, true);
         }
-      // q carries 1 / sqrt(dim) already, k does not.
-      write_rows(Head<Act>{gradient + key_head, stride, a.dim}, keys, count, dk, width, a.accumulate);
-      write_rows(Head<Act>{gradient + value_head, stride, a.dim}, keys, count, dv, width, a.accumulate);
+      Act* to = a.dqkv + (origin + keys) * at.row;
+      write_rows(to + key_column, at.row, dk, count, at.dim, a.accumulate);
+      write_rows(to + value_column, at.row, dv, count, at.dim, a.accumulate);
     }
-    for (int64_t i = 0; i < group * rounded * width; i++) dq[i] *= scale;
-    for (int64_t g = 0; g < group; g++)
-      write_rows(Head<Act>{gradient + (kv * group + g) * a.dim, stride, a.dim}, 0, a.sequence, dq + g * rounded * width, width,
+    for (int64_t g = 0; g < at.group; g++)
+      write_rows(a.dqkv + origin * at.row + (first_head + g) * at.dim, at.row, dq + g * head_size, at.sequence, at.dim,
                  a.accumulate);
   });
 }
