@@ -24,6 +24,7 @@ const normals = (size: number, seed = 1): Float32Array => {
   return Float32Array.from({ length: size }, () => random.normal())
 }
 const names = Object.keys(formats) as FormatName[]
+const others = { e4m3: { scaleOrder: 'm6' }, ue8m0: { mxScale: 'floor' }, f32: { pow2Scales: true } } as const
 
 describe('check values of docs/numerics.md', () => {
   const x = generate(64, 128, 12345)
@@ -246,7 +247,7 @@ describe('properties of quantised matrices', () => {
   it('every code is the nearest under its scale, by brute force, in every format and tiling', () => {
     for (const format of names)
       for (const square of [false, true])
-        for (const more of [{}, { mxScale: 'floor' as const, pow2Scales: true, scaleOrder: 'm6' as const }]) {
+        for (const more of [{}, others[formats[format].scale]]) {
           const x = normals(128 * 128).map(value => value * 3)
           const image = quantizeMatrix(x, 128, 128, { format, square, ...more })
           const back = dequantizeMatrix(image)
@@ -409,6 +410,9 @@ describe('properties of quantised matrices', () => {
       [{ format: 'nvfp4', outer: 'row', square: true }, /span rows/],
       [{ format: 'nvfp4', headroom: 2 }, /headroom must be/],
       [{ format: 'nvfp4', round: 'stochastic' }, /needs random/],
+      [{ format: 'fp8', scaleOrder: 'm6' }, /one of E4M3/],
+      [{ format: 'mxfp4', pow2Scales: true }, /FP32 scales/],
+      [{ format: 'nvfp4', mxScale: 'floor' }, /UE8M0 scales/],
     ]
     for (const [options, message] of refused)
       assert.throws(() => quantizeMatrix(new Float32Array(32), 1, 32, options), message)

@@ -14,6 +14,41 @@ export interface CommandRow {
 /** Every command, in the order in which a newcomer meets them. */
 export const commands: readonly CommandRow[] = [
   {
+    name: 'train',
+    summary: 'pretrain a model: a preset, or a config file of your own',
+    load: async () => (await import('./train.ts')).register,
+  },
+  {
+    name: 'resume',
+    summary: 'go on with an interrupted run',
+    load: async () => (await import('./train.ts')).registerResume,
+  },
+  {
+    name: 'sample',
+    summary: 'continue a text with the model of a run',
+    load: async () => (await import('./sample.ts')).register,
+  },
+  {
+    name: 'validate',
+    summary: 'loss of a run on held-out text, in its own recipe or another',
+    load: async () => (await import('./validate.ts')).register,
+  },
+  {
+    name: 'presets',
+    summary: 'the configs that come with halfbyte, in a table',
+    load: async () => (await import('./presets.ts')).register,
+  },
+  {
+    name: 'quantize',
+    summary: 'matrices of a safetensors file to NVFP4, MX or FP8, and what that does to them',
+    load: async () => (await import('./quantize.ts')).registerQuantize,
+  },
+  {
+    name: 'dequantize',
+    summary: 'what quantize wrote back to matrices of floats',
+    load: async () => (await import('./dequantize.ts')).registerDequantize,
+  },
+  {
     name: 'doctor',
     summary: 'what this machine has: processor, compiler, GPU, libraries',
     load: async () => (await import('./doctor.ts')).register,

@@ -30,7 +30,8 @@ export function signWords(signs: Signs, random: ArrayLike<number> = [0, 0, 0], s
   return philox([0xffffffff, 0xffffffff, stream, random[2]!], random, new Uint32Array(4))
 }
 
-const sizes: readonly number[] = [4, 16, 32, 64, 128]
+/** The sizes that there are. */
+export const hadamardSizes: readonly number[] = [4, 16, 32, 64, 128]
 
 const parity = (x: number): number => {
   let bits = x ^ (x >> 4)
@@ -48,7 +49,8 @@ function matrixOf(size: number, signs: ArrayLike<number>): Float32Array {
 }
 
 function checkSize(cols: number, size: number): void {
-  if (!sizes.includes(size)) throw new RangeError(`Hadamard size ${size} is not one of ${sizes.join(', ')}`)
+  if (!hadamardSizes.includes(size))
+    throw new RangeError(`Hadamard size ${size} is not one of ${hadamardSizes.join(', ')}`)
   if (cols % size !== 0) throw new RangeError(`${cols} columns are not a multiple of the Hadamard size ${size}`)
 }
 

@@ -104,18 +104,25 @@ export function limitsOf(options: Pick<QuantizeOptions, 'format' | 'round' | 'he
   return { limit, bound: fround((options.fourOverSix ? 256 : e4m3.max) * limit) }
 }
 
-function check(format: NumberFormat, options: QuantizeOptions): void {
+/**
+ * @throws RangeError on options that exclude each other or that the format does not have
+ */
+export function checkOptions(options: QuantizeOptions): void {
   const { round = 'nearest', fourOverSix, square, outer, headroom, random, format: name } = options
+  const { scale, tensorScale } = formats[name]
   const no = (what: string): never => {
     throw new RangeError(`${name}: ${what}`)
   }
-  if (fourOverSix && !format.tensorScale) no('four-over-six needs a format with E4M3 block scales, such as nvfp4')
+  if (fourOverSix && !tensorScale) no('four-over-six needs a format with E4M3 block scales, such as nvfp4')
   if (fourOverSix && round !== 'nearest') no(`four-over-six rounds to nearest, not ${round}`)
-  if (round === 'eden' && !format.tensorScale) no('MS-EDEN needs a format with E4M3 block scales, such as nvfp4')
+  if (round === 'eden' && !tensorScale) no('MS-EDEN needs a format with E4M3 block scales, such as nvfp4')
   if (round === 'eden' && (square || headroom !== undefined)) no('MS-EDEN has 1x16 blocks and a headroom of its own')
-  if (outer === 'row' && !format.tensorScale) no('has no outer scale to keep for each row')
+  if (outer === 'row' && !tensorScale) no('has no outer scale to keep for each row')
   if (outer === 'row' && square) no('square tiles span rows, so the outer scale cannot be one for each row')
   if (headroom !== undefined && !(headroom > 0 && headroom <= 1)) no(`headroom must be in (0, 1], got ${headroom}`)
+  if (options.scaleOrder === 'm6' && scale !== 'e4m3') no('the order m6 is one of E4M3 block scales')
+  if (options.pow2Scales && scale !== 'f32') no('powers of two are a choice for FP32 scales, as of fp8')
+  if (options.mxScale === 'floor' && scale !== 'ue8m0') no("OCP's floor is a choice for UE8M0 scales, as of mxfp4")
   if (round !== 'nearest' && random?.length !== 3) no(`${round} rounding needs random = [seed low, seed high, step]`)
 }
 
@@ -146,7 +153,7 @@ export function quantizeMatrix(
   options: QuantizeOptions,
 ): QuantizedMatrix {
   const format = formats[options.format]
-  check(format, options)
+  checkOptions(options)
   const { element } = format
   if (values.length !== rows * cols)
     throw new RangeError(`${values.length} values are not a matrix of ${rows} x ${cols}`)

@@ -1,0 +1,42 @@
+import { type Command, Option } from 'commander'
+import { toBf16 } from '../formats/bf16.ts'
+import { dequantize } from '../formats/prepare.ts'
+import { openSafetensors, type TensorToWrite, writeSafetensors } from '../tensor/safetensors.ts'
+import { describeFile, readQuantized } from './quantized_file.ts'
+
+function dequantizeFile(input: string, output: string, { dtype }: { dtype: 'f32' | 'bf16' }): void {
+  const file = openSafetensors(input)
+  try {
+    const description = describeFile(input, file)
+    const written = new Map<string, TensorToWrite>()
+    for (const [name, { shape }] of Object.entries(description.tensors)) {
+      const values = dequantize(readQuantized(input, file, description, name))
+      written.set(
+        name,
+        dtype === 'bf16' ? { dtype: 'BF16', shape, data: toBf16(values) } : { dtype: 'F32', shape, data: values },
+      )
+    }
+    writeSafetensors(output, written)
+  } finally {
+    file.close()
+  }
+}
+
+export function registerDequantize(program: Command): void {
+  program
+    .command('dequantize')
+    .description('Turn what "halfbyte quantize" wrote back into matrices of floats, of the shapes they had.')
+    .argument('<input>', 'safetensors file of codes, scales and amaxes')
+    .argument('<output>', 'safetensors file to write')
+    .addOption(new Option('--dtype <name>', 'dtype of the values').choices(['f32', 'bf16']).default('f32'))
+    .addHelpText(
+      'after',
+      `
+Rotations are undone, transposes turned back and padding is cropped.
+
+Examples:
+  halfbyte dequantize model-nvfp4.safetensors model.safetensors
+  halfbyte dequantize model-nvfp4.safetensors model.safetensors --dtype bf16`,
+    )
+    .action(dequantizeFile)
+}
