@@ -42,6 +42,18 @@ export interface Batch {
 /** For each of `gemms`, the operand whose random stream also addresses the signs of its rotation. */
 const signRoles = ['xRows', 'dyRows', 'dyColumns'] as const
 
+/**
+ * Checks in every phase of a recipe that it can run the sizes of a model, with `tokens` rows in a micro-batch.
+ * @throws Error naming the layer, the dimension and the nearest size that works.
+ */
+export function checkModel(config: ModelConfig, recipe: Recipe, steps: number, tokens: number): void {
+  const shapes = linearShapes(parameterSpecs(config))
+  const depth = { blocks: config.pattern.length, sensitive: config.bf16_blocks }
+  for (const step of phases(recipe, steps))
+    for (const [i, resolved] of resolveRecipe(recipe, shapes, depth, step, steps).entries())
+      checkShape(resolved, shapes[i]!, tokens)
+}
+
 /** A language model: embedding, blocks, final norm, head. */
 export class Model {
   readonly config: ModelConfig
@@ -78,8 +90,7 @@ export class Model {
     this.phases = phases(recipe, steps)
     if (tokens % sequence !== 0)
       throw new Error(`a micro-batch of ${tokens} tokens is not a whole number of sequences of ${sequence}`)
-    for (const step of this.phases)
-      for (const [i, resolved] of this.#resolve(recipe, step).entries()) checkShape(resolved, this.#shapes[i]!, tokens)
+    checkModel(config, recipe, steps, tokens)
 
     const persistent = (dtype: DType, shape: readonly number[]): Tensor => {
       const size = shape.reduce((product, n) => product * n, 4)

@@ -1,0 +1,89 @@
+import type { RunConfig } from '../config/schema.ts'
+import { describeModel, type ModelDescription } from '../model/describe.ts'
+import { checkModel } from '../model/model.ts'
+import { findRecipe } from '../recipes/recipes.ts'
+import { formatCount } from './live.ts'
+import { renderTable } from './table.ts'
+
+/** What `train --dry-run` prints: what a run would cost and which layers it would quantise. */
+
+export const formatBytes = (bytes: number): string => {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB']
+  const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, bytes)) / 3))
+  const value = bytes / 1000 ** power
+  return `${value.toFixed(value < 10 && power > 0 ? 2 : value < 100 && power > 0 ? 1 : 0)} ${units[power]}`
+}
+
+export interface DryRun extends ModelDescription {
+  readonly name: string
+  readonly recipe: string
+  readonly steps: number
+  readonly tokens: number
+  readonly tokensPerStep: number
+  readonly microBatches: number
+}
+
+export function describeRun(config: RunConfig): DryRun {
+  const { model, data, steps } = config
+  const recipe = findRecipe(config.recipe)
+  checkModel(model, recipe, steps, data.sequence * data.micro_batch)
+  const tokensPerStep = data.sequence * data.batch
+  return {
+    name: config.name,
+    recipe: config.recipe,
+    steps,
+    tokens: steps * tokensPerStep,
+    tokensPerStep,
+    microBatches: data.batch / data.micro_batch,
+    ...describeModel(model, recipe, data.sequence, 0, steps),
+  }
+}
+
+const left = { align: 'left' } as const
+const right = { align: 'right' } as const
+
+function linearTable({ linears }: DryRun): string {
+  const rows = linears.map(({ name, rows: outputs, cols, format }) => [name, `${outputs} x ${cols}`, format])
+  return renderTable(
+    [
+      { title: 'linear layer', ...left },
+      { title: 'weight', ...right },
+      { title: 'format', ...left },
+    ],
+    rows,
+  )
+}
+
+export function dryRunText(config: RunConfig, run = describeRun(config)): string {
+  const { kinds, flops, memory, formats, linears } = run
+  const tokens = config.data.sequence * config.data.micro_batch
+  const saved = memory.inputsPerTokenBf16 - memory.inputsPerToken
+  const parts = kinds.map(({ title, blocks, parameters }) => [
+    title,
+    String(blocks),
+    parameters.toLocaleString('en-US'),
+  ])
+  const counts = Object.entries(formats).map(
+    ([format, count]) => `${count} of ${linears.length} linear layers in ${format}`,
+  )
+  const perMicroBatch = (perToken: number) => formatBytes(perToken * tokens)
+  return `${run.name}: ${config.model.pattern}, recipe ${run.recipe}
+
+${renderTable(
+  [
+    { title: 'part', ...left },
+    { title: 'count', ...right },
+    { title: 'parameters', ...right },
+  ],
+  [...parts, ['all', '', run.parameters.toLocaleString('en-US')]],
+)}
+
+${linearTable(run)}
+
+formats        ${counts.join('; ')}
+training       ${run.steps.toLocaleString('en-US')} steps of ${run.tokensPerStep.toLocaleString('en-US')} tokens (${run.microBatches} micro-batches of ${config.data.micro_batch} x ${config.data.sequence}): ${formatCount(run.tokens)} tokens
+computing      ${formatCount(flops.total)}FLOP per token (linear layers ${formatCount(flops.linears)}, mixers ${formatCount(flops.mixers)}, head ${formatCount(flops.head)})
+memory         weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, moments ${formatBytes(memory.moments)}, quantised weights ${formatBytes(memory.images)}
+activations    per micro-batch, kept for the backward pass: inputs of linear layers ${perMicroBatch(memory.inputsPerToken)} (in BF16 ${perMicroBatch(memory.inputsPerTokenBf16)}: ${perMicroBatch(saved)} saved), others ${perMicroBatch(memory.othersPerToken)}
+`
+}

@@ -1,0 +1,158 @@
+import type { Command } from 'commander'
+import { presets } from '../../presets/index.ts'
+import { loadConfig, overrideConfig } from '../config/load.ts'
+import type { RunConfig } from '../config/schema.ts'
+import { openCorpus } from '../data/corpus.ts'
+import { createRunDirectory, openRun } from '../run/open.ts'
+import { readConfig } from '../run/read.ts'
+import type { Run } from '../run/run.ts'
+import { type Outcome, train } from '../train/loop.ts'
+import type { Trainer } from '../train/trainer.ts'
+import { describeRun, dryRunText } from './dry_run.ts'
+import { createDisplay, formatCount } from './live.ts'
+import { packageVersion } from './main.ts'
+import { printable, sampleText } from './sample.ts'
+import { createTrainer, openConfigured } from './session.ts'
+import { lossSentence } from './validate.ts'
+
+/** Aborts at the first SIGINT or SIGTERM; the second ends the process as usual. */
+function stopOnSignals(): { signal: AbortSignal; release(): void } {
+  const controller = new AbortController()
+  const names = ['SIGINT', 'SIGTERM'] as const
+  const stop = () => {
+    release()
+    controller.abort()
+  }
+  const release = () => {
+    for (const name of names) process.off(name, stop)
+  }
+  for (const name of names) process.on(name, stop)
+  return { signal: controller.signal, release }
+}
+
+function announce(run: Run, trainer: Trainer): void {
+  const { config } = trainer
+  const { parameters, formats, linears, steps, tokens } = describeRun(config)
+  const counts = Object.entries(formats).map(
+    ([format, count]) => `${count} of ${linears.length} linear layers in ${format}`,
+  )
+  const { name, description } = trainer.model.backend
+  const place = Object.entries(description).map(([key, value]) => `${key} ${value}`)
+  process.stdout.write(
+    `${config.name}: ${formatCount(parameters)} parameters (${config.model.pattern}), recipe ${config.recipe}: ${counts.join(', ')}
+${formatCount(tokens)} tokens in ${steps} steps on ${[name, ...place].join(', ')}
+run directory: ${run.directory}${run.startStep > 0 ? `, going on after step ${run.startStep}` : ''}
+
+`,
+  )
+}
+
+/** Trains on a terminal: shows the run, its end, and what to do next. */
+async function trainInTerminal(directory: string | undefined, config: RunConfig): Promise<void> {
+  const corpus = openCorpus(config.data.files, config.data.tokenizer)
+  const backend = await openConfigured(config)
+  const trainer = createTrainer(config, backend, corpus)
+  const run = openRun(directory ?? createRunDirectory(config.name), config, {
+    halfbyte: packageVersion(),
+    device: { backend: backend.name, ...backend.description },
+    corpus: corpus.fingerprint,
+  })
+  const { signal, release } = stopOnSignals()
+  const display = createDisplay({ steps: config.steps, tokensPerStep: trainer.tokensPerStep, stream: process.stdout })
+  let outcome: Outcome
+  try {
+    announce(run, trainer)
+    outcome = await train(
+      run,
+      trainer,
+      {
+        step: progress => display.update(progress),
+        validation: (step, result) => display.note(`step ${step}: validation loss ${lossSentence(result)}`),
+        event: (step, text) => display.note(`step ${step}: ${text}`),
+      },
+      signal,
+    )
+  } finally {
+    display.done()
+    release()
+    run.close()
+  }
+  if (outcome.status === 'interrupted') {
+    process.stdout.write(
+      `stopped after step ${outcome.step} of ${config.steps}; all is saved. To go on: npx halfbyte resume ${run.directory}\n`,
+    )
+    return
+  }
+  const prompt = ''
+  const text = sampleText(trainer.model, corpus.tokenizer, prompt, {
+    length: 200,
+    temperature: 0.8,
+    topK: 40,
+    seed: config.seed,
+    window: config.data.sequence,
+  })
+  process.stdout.write(`
+validation loss: ${lossSentence(outcome.validation!)}
+speed: ${formatCount(outcome.tokensPerSecond)} tokens/s
+sample: ${printable(text)}
+
+run directory: ${run.directory}
+what next:
+  npx halfbyte sample ${run.directory} --prompt "My fellow citizens"
+  npx halfbyte validate ${run.directory} --recipe bf16
+  npx halfbyte plot ${run.directory}
+  npx halfbyte train ${config.name} recipe=bf16
+`)
+}
+
+interface TrainOptions {
+  run?: string
+  dryRun?: boolean
+  json?: boolean
+}
+
+export function register(program: Command): void {
+  program
+    .command('train')
+    .description('Pretrain a model. The same command with the same --run goes on where it was interrupted.')
+    .argument('<config>', 'a preset ("halfbyte presets" lists them) or a .yaml or .json file')
+    .argument('[overrides...]', 'key=value, keys dotted as in the config')
+    .option('--run <directory>', 'run directory; default: runs/<name>-NNN')
+    .option('--dry-run', 'print sizes, memory and the format of every linear layer, then exit')
+    .option('--json', 'with --dry-run: print JSON')
+    .addHelpText(
+      'after',
+      `
+Keys: seed, steps, recipe, backend, threads, level, model.*, data.*, optimizer.*, schedule.*, checkpoint.*, validation.*.
+A config file holds the same keys as YAML or JSON; "extends: <preset>" starts from a preset.
+
+Examples:
+  halfbyte train tiny
+  halfbyte train tiny recipe=bf16 seed=2 --run runs/bf16-2
+  halfbyte train small data.files=books/ data.sequence=512
+  halfbyte train nemotron-nano-12b --dry-run`,
+    )
+    .action(async (source: string, overrides: string[], { run, dryRun, json }: TrainOptions) => {
+      const config = loadConfig(source, overrides, presets)
+      if (!dryRun) return trainInTerminal(run, config)
+      process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
+    })
+}
+
+export function registerResume(program: Command): void {
+  program
+    .command('resume')
+    .description('Go on with an interrupted run from its last checkpoint, to the same bits as if it had not stopped.')
+    .argument('<run>', 'run directory')
+    .argument('[overrides...]', 'keys that change no numbers: threads=4, level=avx2, backend=reference')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  halfbyte resume runs/tiny-001
+  halfbyte resume runs/tiny-001 threads=4`,
+    )
+    .action(async (directory: string, overrides: string[]) => {
+      await trainInTerminal(directory, overrideConfig(readConfig(directory), overrides))
+    })
+}

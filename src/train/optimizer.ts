@@ -1,0 +1,92 @@
+import type { RunConfig } from '../config/schema.ts'
+import { adamw } from '../kernels/adamw/adamw.ts'
+import { gradientStatistics } from '../kernels/gradient_statistics/gradient_statistics.ts'
+import { control, optimizerControl } from '../kernels/optimizer_control/optimizer_control.ts'
+import type { Parameters } from '../model/parameters.ts'
+import type { DType } from '../tensor/dtype.ts'
+import { sizeOf, Tensor } from '../tensor/tensor.ts'
+
+/** What a step found in the gradients, read back after the update. */
+export interface GradientReport {
+  /** Euclidean norm of the whole gradient before clipping. */
+  readonly norm: number
+  /** False where a value was not finite: the weights were then left as they were. */
+  readonly finite: boolean
+  /** Parameters with a gradient that is not finite, and those whose gradient is zero throughout. */
+  readonly nonFinite: readonly string[]
+  readonly zero: readonly string[]
+}
+
+/** AdamW over the flat buffers of a model; moments in FP32. What changes from step to step is read from device memory. */
+export class Optimizer {
+  readonly moments: { readonly first: Tensor; readonly second: Tensor }
+  readonly #parameters: Parameters
+  readonly #config: RunConfig['optimizer']
+  readonly #decay: Tensor
+  readonly #ends: Tensor
+  readonly #statistics: Tensor
+  readonly #schedule: Tensor
+  readonly #control: Tensor
+
+  constructor(parameters: Parameters, config: RunConfig['optimizer']) {
+    const { backend, size } = parameters.value
+    const persistent = (dtype: DType, shape: readonly number[]): Tensor =>
+      new Tensor(backend, backend.alloc(Math.max(64, sizeOf(shape) * 4)), 0, dtype, shape).zero()
+    this.#parameters = parameters
+    this.#config = config
+    this.moments = { first: persistent('f32', [size]), second: persistent('f32', [size]) }
+    const { all } = parameters
+    const bounds = [...all.slice(1).map(({ offset }) => offset), size]
+    const decay = new Uint8Array(size / 16)
+    for (const [i, parameter] of all.entries())
+      if (parameter.decay) decay.fill(1, parameter.offset / 16, bounds[i]! / 16)
+    this.#decay = persistent('u8', [size / 16]).write(decay)
+    this.#ends = persistent('u32', [all.length]).write(Uint32Array.from(bounds, end => end / 16))
+    this.#statistics = persistent('f32', [all.length, 4])
+    this.#schedule = persistent('f32', [2])
+    this.#control = persistent('f32', [8])
+  }
+
+  /** One update with the learning rate `lr` of `step` (from 0); sets the gradients to zero. Nothing moves if one is not finite. */
+  step(step: number, lr: number): void {
+    const { value, gradient } = this.#parameters
+    const { backend } = value
+    const { beta1, beta2, eps, weight_decay, clip } = this.#config
+    this.#schedule.write(Float32Array.of(lr, step + 1))
+    backend.run(gradientStatistics, { statistics: this.#statistics, g: gradient, ends: this.#ends })
+    backend.run(optimizerControl, {
+      control: this.#control,
+      statistics: this.#statistics,
+      schedule: this.#schedule,
+      beta1,
+      beta2,
+      clip,
+    })
+    backend.run(adamw, {
+      w: value,
+      m: this.moments.first,
+      v: this.moments.second,
+      g: gradient,
+      decay: this.#decay,
+      control: this.#control,
+      beta1,
+      beta2,
+      eps,
+      weight_decay,
+      clear: 1,
+    })
+  }
+
+  report(): GradientReport {
+    const values = this.#control.floats()
+    const statistics = this.#statistics.floats()
+    const named = (test: (offset: number) => boolean) =>
+      this.#parameters.all.filter((_, i) => test(4 * i)).map(({ name }) => name)
+    return {
+      norm: values[control.gradientNorm]!,
+      finite: values[control.finite] === 1,
+      nonFinite: values[control.nonFiniteValues]! > 0 ? named(offset => statistics[offset + 2]! > 0) : [],
+      zero: values[control.zeroSegments]! > 0 ? named(offset => statistics[offset + 3] === 0) : [],
+    }
+  }
+}

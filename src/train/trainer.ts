@@ -1,0 +1,147 @@
+import type { RunConfig } from '../config/schema.ts'
+import type { Corpus } from '../data/corpus.ts'
+import { type Batch as HostBatch, Sampler, Validation } from '../data/sampler.ts'
+import { type Batch, Model } from '../model/model.ts'
+import { roles } from '../ops/linear.ts'
+import { findRecipe } from '../recipes/recipes.ts'
+import type { Checkpoint, CheckpointFiles, CheckpointTensor } from '../run/checkpoint.ts'
+import { fromBackend } from '../run/checkpoint.ts'
+import { type RestoredTensor, restoreTensors, toBackend } from '../run/restore.ts'
+import type { Backend } from '../tensor/backend.ts'
+import { Tensor } from '../tensor/tensor.ts'
+import { type GradientReport, Optimizer } from './optimizer.ts'
+import { learningRate } from './schedule.ts'
+
+export interface StepResult extends GradientReport {
+  /** Mean cross-entropy of the step's targets, in nats. */
+  readonly loss: number
+  readonly lr: number
+  /** What linear layers quantised that was not finite, as `layers.3.mixer.in_proj dyRows`. */
+  readonly nonFiniteOperands: readonly string[]
+}
+
+export interface ValidationResult {
+  /** Mean cross-entropy in nats per token. */
+  readonly loss: number
+  readonly tokens: number
+  /** Bytes of text that the targets stand for. */
+  readonly bytes: number
+}
+
+/** A model, its optimizer and its data: everything that a step computes, nothing of where it is recorded. */
+export class Trainer {
+  readonly config: RunConfig
+  readonly model: Model
+  readonly optimizer: Optimizer
+  readonly #sampler: Sampler
+  readonly #validation: Validation
+  readonly #batch: Batch
+  readonly #microBatches: number
+
+  /** @throws Error if text, config and recipe do not fit together. */
+  constructor(config: RunConfig, backend: Backend, corpus: Corpus) {
+    const { sequence, batch, micro_batch: microBatch, boundaries } = config.data
+    const tokens = sequence * microBatch
+    this.config = config
+    this.model = new Model({
+      config: config.model,
+      backend,
+      recipe: findRecipe(config.recipe),
+      seed: config.seed,
+      steps: config.steps,
+      sequence,
+      tokens,
+    })
+    this.optimizer = new Optimizer(this.model.parameters, config.optimizer)
+    const options = { sequence, microBatch, boundaries }
+    this.#sampler = new Sampler(corpus.training, corpus.tokenizer, config.seed, batch, options)
+    this.#validation = new Validation(corpus.validation, corpus.tokenizer, config.validation.batches, options)
+    this.#microBatches = batch / microBatch
+    const rows = (): Tensor => new Tensor(backend, backend.alloc(tokens * 4), 0, 'i32', [tokens])
+    this.#batch = { tokens: rows(), targets: rows(), starts: rows() }
+  }
+
+  get tokensPerStep(): number {
+    return this.config.data.sequence * this.config.data.batch
+  }
+
+  #upload({ tokens, targets, starts }: HostBatch): Batch {
+    this.#batch.tokens.write(tokens)
+    this.#batch.targets.write(targets)
+    this.#batch.starts.write(starts)
+    return this.#batch
+  }
+
+  /** Step `step` (from 0): forward and backward over all micro-batches, then one update. */
+  step(step: number): StepResult {
+    const { model, optimizer, config } = this
+    const lr = learningRate(step, config.steps, config.optimizer.lr, config.schedule)
+    model.beginStep(step)
+    model.lossSum.zero()
+    model.setScale(1 / this.tokensPerStep)
+    for (let i = 0; i < this.#microBatches; i++) model.loss(this.#upload(this.#sampler.batch(step, i)), i)
+    optimizer.step(step, lr)
+    model.weightsChanged()
+    const [sum, targets] = model.lossSum.floats() as unknown as [number, number]
+    return { ...optimizer.report(), loss: sum / targets, lr, nonFiniteOperands: this.#nonFiniteOperands() }
+  }
+
+  #nonFiniteOperands(): string[] {
+    const statistics = this.model.statistics.floats()
+    return this.model.linears.flatMap(({ name }, i) =>
+      roles.filter((_, j) => statistics[2 * (i * roles.length + j) + 1] !== 0).map(role => `${name} ${role}`),
+    )
+  }
+
+  /** The loss on the held-out batches, in the run's recipe or another. Leaves no trace in the training that follows. */
+  validate(recipeName = this.config.recipe): ValidationResult {
+    const { model } = this
+    const recipe = findRecipe(recipeName)
+    let bytes = 0
+    model.lossSum.zero()
+    for (let i = 0; i < this.#validation.batches; i++) {
+      const batch = this.#validation.batch(i)
+      bytes += batch.bytes
+      model.evaluate(this.#upload(batch), { recipe })
+    }
+    const [sum, tokens] = model.lossSum.floats() as unknown as [number, number]
+    return { loss: sum / tokens, tokens, bytes }
+  }
+
+  /** Tensors of a checkpoint, by file. */
+  files(): CheckpointFiles {
+    return {
+      model: this.#tensors((name, tensor) => fromBackend(name, tensor), ['']),
+      optimizer: this.#tensors((name, tensor) => fromBackend(name, tensor), ['first', 'second']),
+    } satisfies Record<string, CheckpointTensor[]>
+  }
+
+  /** @throws UserError if the checkpoint holds other tensors than this model has. */
+  restore(checkpoint: Checkpoint): void {
+    this.restoreWeights(checkpoint)
+    const moments: RestoredTensor[] = this.#tensors((name, tensor) => toBackend(name, tensor), ['first', 'second'])
+    restoreTensors(checkpoint.files.optimizer!, moments)
+  }
+
+  /** The weights alone, for whoever only evaluates. */
+  restoreWeights(checkpoint: Checkpoint): void {
+    restoreTensors(
+      checkpoint.files.model!,
+      this.#tensors((name, tensor) => toBackend(name, tensor), ['']),
+    )
+    this.model.weightsChanged()
+  }
+
+  /** Weights under their own names (''), moments as `<name>.first` and `<name>.second`. */
+  #tensors<T>(make: (name: string, tensor: Tensor) => T, of: readonly ('' | 'first' | 'second')[]): T[] {
+    const { all, value } = this.model.parameters
+    const { moments } = this.optimizer
+    return of.flatMap(which =>
+      all.map(({ name, shape, offset }) =>
+        which === ''
+          ? make(name, value.part(offset, shape))
+          : make(`${name}.${which}`, moments[which].part(offset, shape)),
+      ),
+    )
+  }
+}
