@@ -1,55 +1,9 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { describe, it } from 'node:test'
-import { packageRoot } from '../src/backends/open.ts'
 import { multiplyQuantized } from '../src/formats/gemm.ts'
 import { rotate, signWords, transpose } from '../src/formats/hadamard.ts'
 import { type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
-import { floatsOf, readSafetensors, type SafetensorsContents } from '../src/tensor/safetensors.ts'
-
-interface GoldenCase {
-  readonly case: string
-  readonly file: string
-  readonly kind: string
-  readonly dtype: 'f32' | 'bf16'
-  readonly rows: number
-  readonly cols: number
-  readonly tile: string
-  readonly scale_order: 'q6' | 'm6'
-  readonly rht_on_transpose: boolean
-  readonly error: 'MAE' | 'MSE'
-  readonly pow2_scales: boolean
-  readonly tokens: number
-  readonly in_features: number
-  readonly out_features: number
-}
-
-const folder = join(packageRoot(), 'test', 'golden')
-const index: GoldenCase[] = JSON.parse(readFileSync(join(folder, 'index.json'), 'utf8'))
-const files = new Map<string, SafetensorsContents>()
-
-function tensorOf({ file, case: name }: GoldenCase, part: string): Float32Array | Uint8Array | undefined {
-  if (!files.has(file)) files.set(file, readSafetensors(readFileSync(join(folder, file))))
-  const stored = files.get(file)!.tensors.get(`${name}/${part}`)
-  return stored && (floatsOf(stored) ?? stored.data)
-}
-const floats = (golden: GoldenCase, part: string): Float32Array => tensorOf(golden, part) as Float32Array
-
-const bytes = (array: Float32Array | Uint8Array): Buffer =>
-  Buffer.from(array.buffer, array.byteOffset, array.byteLength)
-
-function same(golden: GoldenCase, part: string, got: Float32Array | Uint8Array): void {
-  const want = tensorOf(golden, part)
-  assert.ok(want, `${golden.case} has no ${part}`)
-  assert.ok(bytes(got).equals(bytes(want)), `${golden.case}: ${part} differs`)
-}
-
-const cases = (kind: string, count: number): GoldenCase[] => {
-  const found = index.filter(golden => golden.kind === kind)
-  assert.equal(found.length, count)
-  return found
-}
+import { cases, floats, same, tensorOf } from './golden_vectors.ts'
 
 /** Vectors made by NVIDIA's own reference quantisers (TransformerEngine, see docs/numerics.md); every byte must agree, sign of zero included. */
 describe('golden vectors', () => {
