@@ -27,90 +27,54 @@ struct HeadSums {
 template <class Act> struct Backward {
   const ssd_backward_args<Act>& a;
   const Sizes& s;
-  const Task task;
-  const int64_t Q, P, N;
+  const int64_t Q, P, N, state_size;
   Decays decays;
-  float *states, *dstates, *C, *B, *B_transposed, *dC, *dB, *CB, *K, *S, *X, *x, *x_transposed, *g, *scaled, *dx, *R, *U, *turned;
-  float *direct, *own, *dl;
+  // P x N of every head and chunk; N x P of every head.
+  float *states, *dstates;
+  float *C, *B, *B_transposed, *dC, *dB, *CB, *K, *S, *X, *x, *x_transposed, *g, *scaled, *dx, *R, *U, *turned;
+  float *direct, *own, *dl, *terms;
 
-  static int64_t floats(const Sizes& s) {
-    const int64_t Q = s.chunk, P = s.head_dim, N = s.state;
-    int64_t sum = Decays::size(Q) + Pieces::rounded(task_heads * s.chunks * P * N) + Pieces::rounded(task_heads * N * P);
-    sum += 6 * Pieces::rounded(Q * N) + 4 * Pieces::rounded(Q * Q) + 6 * Pieces::rounded(Q * P);
-    return sum + Pieces::rounded(N * P) + 3 * Pieces::rounded(Q);
-  }
-
-  Backward(const ssd_backward_args<Act>& a, const Sizes& s, int64_t number, Pieces pieces)
-      : a(a), s(s), task(s, number), Q(s.chunk), P(s.head_dim), N(s.state), decays(pieces, s.chunk) {
-    states = pieces.take(task_heads * s.chunks * P * N);
-    dstates = pieces.take(task_heads * N * P);
-    for (float** p : {&C, &B, &B_transposed, &dC, &dB, &U}) *p = pieces.take(Q * N);
-    for (float** p : {&CB, &K, &S, &X}) *p = pieces.take(Q * Q);
-    for (float** p : {&x, &x_transposed, &g, &scaled, &dx, &R}) *p = pieces.take(Q * P);
-    turned = pieces.take(N * P);
-    for (float** p : {&direct, &own, &dl}) *p = pieces.take(Q);
+  Backward(const ssd_backward_args<Act>& a, const Sizes& s, Pieces& pieces)
+      : a(a), s(s), Q(s.chunk), P(s.head_dim), N(s.state), state_size(padded(P) * padded(N)), decays(pieces, s.chunk) {
+    states = pieces.vector(task_heads * s.chunks * state_size);
+    dstates = pieces.vector(task_heads * state_size);
+    for (float** p : {&C, &B, &dC, &dB, &U}) *p = pieces.matrix(Q, N);
+    B_transposed = pieces.matrix(N, Q);
+    for (float** p : {&CB, &K, &S, &X}) *p = pieces.matrix(Q, Q);
+    for (float** p : {&x, &g, &scaled, &dx, &R}) *p = pieces.matrix(Q, P);
+    x_transposed = pieces.matrix(P, Q);
+    turned = pieces.matrix(P, N);
+    for (float** p : {&direct, &own, &dl, &terms}) *p = pieces.vector(Q);
   }
 
   const Act* row(const Chunk& chunk) const { return a.xbc + chunk.row * a.channels; }
   // The state, P x N, that enters a chunk.
-  float* state(int64_t h, int64_t chunk) const { return states + (h * s.chunks + chunk) * P * N; }
+  float* state(int64_t h, int64_t chunk) const { return states + (h * s.chunks + chunk) * state_size; }
 
-  void scale_rows(int64_t q, const float* from, const float* factors, float* to) const {
-    for (int64_t i = 0; i < q; i++)
-      for (int64_t p = 0; p < P; p++) to[i * P + p] = factors[i] * from[i * P + p];
-  }
-
-  void recompute_states() {
-    for (int64_t h = 0; h < task.heads; h++) memset(state(h, 0), 0, P * N * 4);
-    for (int64_t number = 0; number + 1 < s.chunks; number++) {
-      const Chunk chunk(s, task, number);
-      gather(chunk.length, N, row(chunk) + a.inner + task.group * N, a.channels, B);
-      for (int64_t h = 0; h < task.heads; h++) {
-        const int64_t head = task.first_head + h;
-        decays.compute(a, chunk, head);
-        gather(chunk.length, P, row(chunk) + head * P, a.channels, x);
-        leaving(chunk.length);
-        const float* H = state(h, number);
-        float* next = state(h, number + 1);
-        for (int64_t i = 0; i < P * N; i++) next[i] = decays.carry * H[i];
-        product(P, N, chunk.length, scaled, 1, P, B, N, next, N, true);
-      }
+  static void scale_rows(int64_t rows, int64_t cols, const float* from, const float* factors, float* to) {
+    for (int64_t i = 0; i < rows; i++) {
+      const float factor = factors[i];
+#pragma GCC ivdep
+      for (int64_t c = 0; c < cols; c++) to[i * padded(cols) + c] = factor * from[i * padded(cols) + c];
     }
   }
 
   // scaled_j = leave_j D_j x_j
   void leaving(int64_t q) {
-    for (int64_t j = 0; j < q; j++) dl[j] = decays.leave[j] * decays.delta[j];
-    scale_rows(q, x, dl, scaled);
+    for (int64_t j = 0; j < q; j++) terms[j] = decays.leave[j] * decays.delta[j];
+    scale_rows(q, P, x, terms, scaled);
   }
 
-  // S = L (C.B), K += L D X, and the sums over rows and columns of S D X and S X but for the diagonal.
-  void triangle(int64_t q) {
-    memset(direct, 0, q * 4);
-    for (int64_t i = 0; i < q; i++) {
-      float *__restrict l = S + i * q, *__restrict k = K + i * q;
-      const float *__restrict product_x = X + i * q, *__restrict cb = CB + i * q;
-      decays.row(i, l);
-      float lanes[16] = {};
-      int64_t j = 0;
-      const auto element = [&](int64_t j) {
-        const float scaled_x = decays.delta[j] * product_x[j];
-        k[j] = multiply_add(l[j], scaled_x, k[j]);
-        l[j] *= cb[j];
-        direct[j] = multiply_add(l[j], product_x[j], direct[j]);
-        return l[j] * scaled_x;
-      };
-      for (; j + 16 <= i; j += 16)
-        for (int64_t lane = 0; lane < 16; lane++) lanes[lane] += element(j + lane);
-      double sum = 0;
-      for (; j < i; j++) sum += element(j);
-      for (float lane : lanes) sum += lane;
-      dl[i] = (float)sum;
-      k[i] += decays.delta[i] * product_x[i];
-      l[i] = cb[i];
-      own[i] = cb[i] * product_x[i];
-      memset(l + i + 1, 0, (std::min(q, i / block_rows * block_rows + block_rows) - i - 1) * 4);
-    }
+  // Sums in 16 lanes, then over the lanes in order.
+  static float sum(int64_t n, const float* u) {
+    float lanes[16] = {};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+      for (int64_t lane = 0; lane < 16; lane++) lanes[lane] += u[i + lane];
+    float sum = 0;
+    for (; i < n; i++) sum += u[i];
+    for (float lane : lanes) sum += lane;
+    return sum;
   }
 
   static float dot(int64_t n, const float* u, const float* v) {
@@ -124,11 +88,46 @@ template <class Act> struct Backward {
     return sum;
   }
 
-  void head(const Chunk& chunk, int64_t number, int64_t h, HeadSums& sums) {
-    const int64_t head = task.first_head + h, q = chunk.length;
-    const bool left = number + 1 < s.chunks;
-    float* dH = dstates + h * N * P;
-    const float* H = state(h, number);
+  void recompute_states(const Task& task) {
+    for (int64_t h = 0; h < task.heads; h++) memset(state(h, 0), 0, state_size * 4);
+    for (int64_t number = 0; number + 1 < s.chunks; number++) {
+      const Chunk chunk(s, task, number);
+      gather(chunk.length, N, row(chunk) + a.inner + task.group * N, a.channels, B);
+      for (int64_t h = 0; h < task.heads; h++) {
+        const int64_t head = task.first_head + h;
+        decays.compute(a, chunk, head);
+        gather(chunk.length, P, row(chunk) + head * P, a.channels, x);
+        leaving(chunk.length);
+        const float* H = state(h, number);
+        float* next = state(h, number + 1);
+        for (int64_t i = 0; i < state_size; i++) next[i] = decays.carry * H[i];
+        product(P, N, chunk.length, scaled, 1, padded(P), B, padded(N), next, padded(N), true);
+      }
+    }
+  }
+
+  // S = L (C.B), K += L D X, and the sums over rows and columns of S D X and S X but for the diagonal.
+  void triangle(int64_t q) {
+    memset(direct, 0, q * 4);
+    for (int64_t i = 0; i < q; i++) {
+      const int64_t at = i * padded(q);
+      float *l = S + at, *k = K + at, *column = direct, *term = terms;
+      const float *dots = X + at, *cb = CB + at, *delta = decays.delta;
+      decays.row(i, q, [=](int64_t j, float decay, bool inside) {
+        const float scaled_dot = delta[j] * dots[j];
+        l[j] = inside ? decay * cb[j] : 0.0f;
+        k[j] += inside ? decay * scaled_dot : 0.0f;
+        const float product = inside & (j < i) ? decay * cb[j] * dots[j] : 0.0f;
+        column[j] += product;
+        term[j] = product * delta[j];
+      });
+      own[i] = cb[i] * dots[i];
+      dl[i] = sum(i, terms);
+    }
+  }
+
+  void head(const Chunk& chunk, bool left, const float* H, float* dH, int64_t head, HeadSums& sums) {
+    const int64_t q = chunk.length, p_width = padded(P), n_width = padded(N);
     const float skip = a.skip[head];
     decays.compute(a, chunk, head);
     gather(q, P, row(chunk) + head * P, a.channels, x);
@@ -137,11 +136,12 @@ template <class Act> struct Backward {
 
     double last = 0;
     if (left) {
-      product(q, P, N, B, N, 1, dH, P, R, P, false);
+      product(q, P, N, B, n_width, 1, dH, p_width, R, p_width, false);
       leaving(q);
       transpose(N, P, dH, turned);
-      product(q, N, P, scaled, P, 1, turned, N, dB, N, true);
-      last = decays.carry * (double)dot(N * P, turned, H);
+      product(q, N, P, scaled, p_width, 1, turned, n_width, dB, n_width, true);
+      for (int64_t p = 0; p < P; p++) last += dot(N, turned + p * n_width, H + p * n_width);
+      last *= decays.carry;
     }
 
     lower_product(q, P, g, x_transposed, X);
@@ -149,36 +149,40 @@ template <class Act> struct Backward {
     multiply_lower_transposed(q, P, S, g, dx, false);
 
     for (int64_t j = 0; j < q; j++) {
-      float *__restrict out = dx + j * P, *__restrict r = R + j * P;
-      const float* gradient = g + j * P;
+      float *out = dx + j * p_width, *r = R + j * p_width;
+      const float *gradient = g + j * p_width, delta = decays.delta[j], leave = decays.leave[j];
       if (left) {
-        const float through = decays.leave[j] * dot(P, x + j * P, r);
+        const float through = leave * dot(P, x + j * p_width, r);
         if (j + 1 == q) own[j] += through;
         else {
           direct[j] += through;
-          last += (double)decays.delta[j] * through;
+          last += (double)delta * through;
         }
-        for (int64_t p = 0; p < P; p++) out[p] = multiply_add(decays.leave[j], r[p], out[p]);
+#pragma GCC ivdep
+        for (int64_t p = 0; p < P; p++) out[p] = multiply_add(leave, r[p], out[p]);
       }
       Act* to = a.dxbc + (chunk.row + j) * a.channels + head * P;
+      const bool accumulate = a.accumulate;
+#pragma GCC ivdep
       for (int64_t p = 0; p < P; p++) {
-        const float value = multiply_add(decays.delta[j], out[p], skip * gradient[p]);
-        store(to + p, a.accumulate ? load(to + p) + value : value);
+        const float value = multiply_add(delta, out[p], skip * gradient[p]);
+        store(to + p, accumulate ? load(to + p) + value : value);
       }
-      sums.skip += dot(P, gradient, x + j * P);
+      sums.skip += dot(P, gradient, x + j * p_width);
     }
 
-    scale_rows(q, g, decays.enter, scaled);
+    scale_rows(q, P, g, decays.enter, scaled);
     if (decays.entered) {
-      product(q, N, P, scaled, P, 1, H, N, U, N, false);
+      product(q, N, P, scaled, p_width, 1, H, n_width, U, n_width, false);
       for (int64_t i = 0; i < q; i++) {
-        dl[i] += dot(N, U + i * N, C + i * N);
-        for (int64_t n = 0; n < N; n++) dC[i * N + n] += U[i * N + n];
+        dl[i] += dot(N, U + i * n_width, C + i * n_width);
+#pragma GCC ivdep
+        for (int64_t n = 0; n < N; n++) dC[i * n_width + n] += U[i * n_width + n];
       }
     }
-    if (number > 0) {
-      for (int64_t i = 0; i < N * P; i++) dH[i] *= decays.carry;
-      product(N, P, q, C, 1, N, scaled, P, dH, P, true);
+    if (chunk.begin > 0) {
+      for (int64_t i = 0; i < state_size; i++) dH[i] *= decays.carry;
+      product(N, P, q, C, 1, n_width, scaled, p_width, dH, p_width, true);
     }
 
     double da = last;
@@ -194,10 +198,10 @@ template <class Act> struct Backward {
     }
   }
 
-  // Whatever else sums over the heads of a group is written to `partial`, rows of [dB | dC] of one task.
-  void run(HeadSums* sums, float* partial) {
-    recompute_states();
-    memset(dstates, 0, task_heads * N * P * 4);
+  // What sums over the heads of a group is written to `partial`, rows of [dB | dC] of one task.
+  void run(const Task& task, HeadSums* sums, float* partial) {
+    recompute_states(task);
+    memset(dstates, 0, task_heads * state_size * 4);
     for (int64_t number = s.chunks - 1; number >= 0; number--) {
       const Chunk chunk(s, task, number);
       const int64_t q = chunk.length;
@@ -205,14 +209,15 @@ template <class Act> struct Backward {
       gather(q, N, row(chunk) + a.inner + (s.groups + task.group) * N, a.channels, C);
       transpose(q, N, B, B_transposed);
       lower_product(q, N, C, B_transposed, CB);
-      for (float* zeroed : {dB, dC}) memset(zeroed, 0, q * N * 4);
-      memset(K, 0, q * q * 4);
-      for (int64_t h = 0; h < task.heads; h++) head(chunk, number, h, sums[h]);
+      for (float* zeroed : {dB, dC}) memset(zeroed, 0, q * padded(N) * 4);
+      memset(K, 0, q * padded(q) * 4);
+      for (int64_t h = 0; h < task.heads; h++)
+        head(chunk, number + 1 < s.chunks, state(h, number), dstates + h * state_size, task.first_head + h, sums[h]);
       multiply_lower(q, N, K, B, dC, true);
       multiply_lower_transposed(q, N, K, C, dB, true);
       for (int64_t i = 0; i < q; i++) {
-        memcpy(partial + (chunk.begin + i) * 2 * N, dB + i * N, N * 4);
-        memcpy(partial + (chunk.begin + i) * 2 * N + N, dC + i * N, N * 4);
+        memcpy(partial + (chunk.begin + i) * 2 * N, dB + i * padded(N), N * 4);
+        memcpy(partial + (chunk.begin + i) * 2 * N + N, dC + i * padded(N), N * 4);
       }
     }
   }
@@ -226,10 +231,12 @@ template <class Act> static void ssd_backward(const ssd_backward_args<Act>& a) {
   // Per task: sums of its heads, then dB and dC of its rows.
   HeadSums* sums = static_cast<HeadSums*>(scratch(0, s.tasks() * (task_heads * (int64_t)sizeof(HeadSums) + per_task * 4)));
   float* partial = reinterpret_cast<float*>(sums + s.tasks() * task_heads);
+  Pieces count{nullptr};
+  Backward<Act>(a, s, count);
   parallel_for(s.tasks(), [&](int64_t number) {
-    Pieces pieces{static_cast<float*>(scratch(1, Backward<Act>::floats(s) * 4))};
+    Pieces pieces{static_cast<float*>(scratch(1, count.used * 4))};
     memset(sums + number * task_heads, 0, task_heads * sizeof(HeadSums));
-    Backward<Act>(a, s, number, pieces).run(sums + number * task_heads, partial + number * per_task);
+    Backward<Act>(a, s, pieces).run(Task(s, number), sums + number * task_heads, partial + number * per_task);
   });
   parallel_rows(a.rows, 32, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++)

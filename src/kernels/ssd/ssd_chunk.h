@@ -12,6 +12,7 @@
 #include <algorithm>
 #include "cpu.h"
 #include "elementary.h"
+#include "gemm_panel.h"
 
 namespace ssd_chunk {
 
@@ -49,36 +50,73 @@ struct Task {
   }
 };
 
-// Hands out pieces of one region of memory, each aligned to 64 bytes.
+// Matrices in scratch memory have their rows and columns padded to multiples of 16, a vector of any level. What the padding holds is undefined.
+constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Hands out pieces of one region of memory; first counts how much that will be.
 struct Pieces {
-  float* next;
-  float* take(int64_t size) {
-    float* piece = next;
-    next += rounded(size);
+  float* memory;
+  int64_t used = 0;
+  float* vector(int64_t n) {
+    float* piece = memory ? memory + used : nullptr;
+    used += padded(n);
     return piece;
   }
-  static int64_t rounded(int64_t size) { return (size + 15) / 16 * 16; }
+  float* matrix(int64_t rows, int64_t cols) { return vector(padded(rows) * padded(cols)); }
 };
 
-// c[m, n] (+)= a[m, k] b[k, n]; element (i, j) of a lies at a[i * row_step + j * column_step].
+#if defined(__AVX512F__)
+constexpr int64_t product_rows = 8;
+#else
+constexpr int64_t product_rows = 4;
+#endif
+
+// product_rows rows of c against `vectors` vectors of columns.
+template <int vectors>
+inline void product_tile(int64_t k, const float* a, int64_t row_step, int64_t column_step, const float* b, int64_t b_stride, float* c,
+                         int64_t c_stride, bool accumulate) {
+  vec sums[product_rows][vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < product_rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) sums[r][v] = accumulate ? vec_load(c + r * c_stride + v * vec_lanes) : vec_set(0);
+  for (int64_t l = 0; l < k; l++) {
+    vec row[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) row[v] = vec_load(b + l * b_stride + v * vec_lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < product_rows; r++) {
+      const vec factor = vec_set(a[r * row_step + l * column_step]);
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; v++) sums[r][v] = vec_fma(factor, row[v], sums[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < product_rows; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) vec_store(c + r * c_stride + v * vec_lanes, sums[r][v]);
+}
+
+// c[m, n] (+)= a[m, k] b[k, n]; element (i, j) of a lies at a[i * row_step + j * column_step]. Operands lie in the cache as they are: nothing is
+// packed. m and n are rounded up to whole tiles, into the padding; k is not, so that padding never reaches a result.
 inline void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t row_step, int64_t column_step, const float* b,
                     int64_t b_stride, float* c, int64_t c_stride, bool accumulate) {
-  for (int64_t i = 0; i < m; i++) {
-    float* __restrict out = c + i * c_stride;
-    if (!accumulate) memset(out, 0, n * 4);
-    for (int64_t l = 0; l < k; l++) {
-      const float factor = a[i * row_step + l * column_step];
-      const float* __restrict row = b + l * b_stride;
-      for (int64_t j = 0; j < n; j++) out[j] = multiply_add(factor, row[j], out[j]);
-    }
+  n = padded(n);
+  for (int64_t j = 0; j < n;) {
+    const bool two = n - j >= 2 * vec_lanes;
+    const auto tile = two ? product_tile<2> : product_tile<1>;
+    for (int64_t i = 0; i < m; i += product_rows)
+      tile(k, a + i * row_step, row_step, column_step, b + j, b_stride, c + i * c_stride + j, c_stride, accumulate);
+    j += two ? 2 * vec_lanes : vec_lanes;
   }
 }
 
 // Lower triangle of c[q, q] = a[q, k] b[k, q], and what lies above it in the blocks of rows that it cuts.
 inline void lower_product(int64_t q, int64_t k, const float* a, const float* b, float* c) {
+  const int64_t width = padded(q);
   for (int64_t i = 0; i < q; i += block_rows) {
     const int64_t rows = std::min(block_rows, q - i);
-    product(rows, i + rows, k, a + i * k, k, 1, b, q, c + i * q, q, false);
+    product(rows, i + rows, k, a + i * padded(k), padded(k), 1, b, width, c + i * width, width, false);
   }
 }
 
@@ -86,7 +124,7 @@ inline void lower_product(int64_t q, int64_t k, const float* a, const float* b, 
 inline void multiply_lower(int64_t q, int64_t n, const float* t, const float* b, float* c, bool accumulate) {
   for (int64_t i = 0; i < q; i += block_rows) {
     const int64_t rows = std::min(block_rows, q - i);
-    product(rows, n, i + rows, t + i * q, q, 1, b, n, c + i * n, n, accumulate);
+    product(rows, n, i + rows, t + i * padded(q), padded(q), 1, b, padded(n), c + i * padded(n), padded(n), accumulate);
   }
 }
 
@@ -94,20 +132,25 @@ inline void multiply_lower(int64_t q, int64_t n, const float* t, const float* b,
 inline void multiply_lower_transposed(int64_t q, int64_t n, const float* t, const float* b, float* c, bool accumulate) {
   for (int64_t i = 0; i < q; i += block_rows) {
     const int64_t rows = std::min(block_rows, q - i);
-    product(rows, n, q - i, t + i * q + i, 1, q, b + i * n, n, c + i * n, n, accumulate);
+    product(rows, n, q - i, t + i * padded(q) + i, 1, padded(q), b + i * padded(n), padded(n), c + i * padded(n), padded(n), accumulate);
   }
 }
 
+// to[cols, rows] = from[rows, cols] transposed.
 inline void transpose(int64_t rows, int64_t cols, const float* from, float* to) {
-  for (int64_t r = 0; r < rows; r += 16)
-    for (int64_t c = 0; c < cols; c++)
-      for (int64_t i = r; i < std::min(r + 16, rows); i++) to[c * rows + i] = from[i * cols + c];
+  for (int64_t r = 0; r < rows; r += vec_lanes)
+    for (int64_t c = 0; c < cols; c += vec_lanes) {
+      vec block[vec_lanes];
+      for (int i = 0; i < vec_lanes; i++) block[i] = vec_load(from + (r + i) * padded(cols) + c);
+      ::transpose(block);
+      for (int i = 0; i < vec_lanes; i++) vec_store(to + (c + i) * padded(rows) + r, block[i]);
+    }
 }
 
-// `rows` rows of `cols` elements as contiguous floats.
+// `rows` rows of `cols` elements as floats.
 template <class Act> inline void gather(int64_t rows, int64_t cols, const Act* from, int64_t stride, float* __restrict to) {
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < cols; c++) to[r * cols + c] = load(from + r * stride + c);
+    for (int64_t c = 0; c < cols; c++) to[r * padded(cols) + c] = load(from + r * stride + c);
 }
 
 // Where a chunk lies: `length` rows from row `row`, at position `begin` of their sequence.
@@ -132,10 +175,9 @@ struct Decays {
   bool entered;
 
   explicit Decays(Pieces& pieces, int64_t chunk) {
-    for (float** p : {&delta, &enter, &leave, &high, &low}) *p = pieces.take(chunk);
-    first = reinterpret_cast<int32_t*>(pieces.take(chunk));
+    for (float** p : {&delta, &enter, &leave, &high, &low}) *p = pieces.vector(chunk);
+    first = reinterpret_cast<int32_t*>(pieces.vector(chunk));
   }
-  static int64_t size(int64_t chunk) { return 6 * Pieces::rounded(chunk); }
 
   template <class Args> void compute(const Args& a, const Chunk& chunk, int64_t head) {
     rate = -std::exp(a.aLog[head]);
@@ -162,10 +204,15 @@ struct Decays {
     entered = enter[0] != 0.0f || a.starts[chunk.row] < chunk.begin;
   }
 
-  // Row i of L from column 0 to i.
-  void row(int64_t i, float* __restrict out) const {
-    for (int64_t j = 0; j < first[i]; j++) out[j] = 0.0f;
-    for (int64_t j = first[i]; j <= i; j++) out[j] = fast_exp((high[i] - high[j]) + (low[i] - low[j]));
+  // Calls body(j, L_ij or 0, whether L_ij is one of the triangle's) for all columns j up to the end of row i's block.
+  template <class Body> void row(int64_t i, int64_t q, const Body& body) const {
+    const int32_t from = first[i], to = (int32_t)i, end = (int32_t)std::min(padded(q), i / block_rows * block_rows + block_rows);
+    const float high_i = high[i], low_i = low[i];
+#pragma GCC ivdep
+    for (int32_t j = 0; j < end; j++) {
+      const bool inside = (j >= from) & (j <= to);
+      body(j, inside ? fast_exp((high_i - high[j]) + (low_i - low[j])) : 0.0f, inside);
+    }
   }
 };
 
