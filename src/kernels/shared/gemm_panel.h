@@ -91,7 +91,7 @@ struct Tiles {
   Tile of_rows[tile_rows + 1] = {};
   constexpr Tiles() { list_tiles<tile_rows>(of_rows); }
 };
-inline constexpr Tiles tiles;
+static constexpr Tiles tiles;
 
 #if defined(__AVX512F__)
 inline void transpose(vec* x) {
@@ -155,39 +155,78 @@ inline void transpose(vec* x) {
 }
 #endif
 
+// How an operand's elements become the floats that are multiplied, one or vec_lanes at a time.
+typedef uint32_t word_vec __attribute__((vector_size(4 * vec_lanes)));
+
+struct ReadFloat {
+  using Element = float;
+  static float one(const float* p) { return *p; }
+  static vec many(const float* p) { return vec_load(p); }
+};
+struct ReadBf16 {
+  using Element = bf16;
+  static float one(const bf16* p) { return load(p); }
+  static vec many(const bf16* p) {
+    uint16_t bits __attribute__((vector_size(2 * vec_lanes)));
+    memcpy(&bits, p, sizeof bits);
+    return (vec)(__builtin_convertvector(bits, word_vec) << 16);
+  }
+};
+struct ReadRounded {
+  using Element = float;
+  static float one(const float* p) { return round_bf16(*p); }
+  static vec many(const float* p) {
+    word_vec u;
+    memcpy(&u, p, sizeof u);
+    const word_vec rounded = u + 0x7fffu + ((u >> 16) & 1u), quiet = u | 0x400000u;
+    return (vec)(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) & 0xffff0000u);
+  }
+};
+
 // Packs rows 0..rows-1 (at most `width`) and columns 0..k-1 of an operand whose element (i, l) is x[i * row_stride + l * column_stride]; absent rows
-// are zero. Writes up to vec_lanes floats past a panel whose width is no multiple of vec_lanes. `read` turns an element into the float that is multiplied.
-template <int width, class T, class Read>
-inline void pack_panel(const T* x, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k, float* panel,
-                       const Read& read) {
+// are zero. Writes up to vec_lanes floats past a panel whose width is no multiple of vec_lanes.
+template <class Read, int width>
+inline void pack_panel(const typename Read::Element* x, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k,
+                       float* panel) {
   static_assert(width % vec_lanes == 0 || width < vec_lanes);
   int64_t l = 0;
   if (column_stride == 1) {
-    for (; l + vec_lanes <= k; l += vec_lanes) {
+    for (; l + vec_lanes <= k; l += vec_lanes)
       for (int64_t first = 0; first < width; first += vec_lanes) {
+        constexpr int height = width < vec_lanes ? width : vec_lanes;
         vec block[vec_lanes];
-        for (int64_t i = 0; i < vec_lanes; i++) {
-          float values[vec_lanes] = {};
-          if (first + i < rows) {
-            const T* row = x + (first + i) * row_stride + l;
-            for (int j = 0; j < vec_lanes; j++) values[j] = read(row + j);
-          }
-          block[i] = vec_load(values);
+        if (first + height <= rows) {
+#pragma GCC unroll 16
+          for (int i = 0; i < vec_lanes; i++) block[i] = i < height ? Read::many(x + (first + i) * row_stride + l) : vec_set(0);
+        } else {
+          for (int i = 0; i < vec_lanes; i++)
+            block[i] = first + i < rows ? Read::many(x + (first + i) * row_stride + l) : vec_set(0);
         }
         transpose(block);
-        for (int64_t i = 0; i < vec_lanes; i++) vec_store(panel + (l + i) * width + first, block[i]);
+#pragma GCC unroll 16
+        for (int i = 0; i < vec_lanes; i++) vec_store(panel + (l + i) * width + first, block[i]);
       }
-    }
   } else if (row_stride == 1 && rows == width) {
     for (; l < k; l++) {
-      const T* column = x + l * column_stride;
+      const auto* column = x + l * column_stride;
       float* to = panel + l * width;
-      for (int64_t i = 0; i < width; i++) to[i] = read(column + i);
+      int i = 0;
+#pragma GCC unroll 4
+      for (; i + vec_lanes <= width; i += vec_lanes) vec_store(to + i, Read::many(column + i));
+      for (; i < width; i++) to[i] = Read::one(column + i);
     }
   }
   for (; l < k; l++) {
-    const T* column = x + l * column_stride;
+    const auto* column = x + l * column_stride;
     float* to = panel + l * width;
-    for (int64_t i = 0; i < width; i++) to[i] = i < rows ? read(column + i * row_stride) : 0;
+    for (int64_t i = 0; i < width; i++) to[i] = i < rows ? Read::one(column + i * row_stride) : 0;
   }
 }
+
+template <class T> struct ReadOf;
+template <> struct ReadOf<float> {
+  using Read = ReadFloat;
+};
+template <> struct ReadOf<bf16> {
+  using Read = ReadBf16;
+};

@@ -16,17 +16,17 @@ inline void small_gemm(int64_t m, int64_t n, int64_t k, float alpha, const A* a,
   const int64_t b_stride = panel_stride(tile_columns, k);
   float* a_panels = static_cast<float*>(scratch(6, a_stride * 16 * 4));
   float* b_panels = static_cast<float*>(scratch(7, b_stride * panels * 4));
-  const auto read_a = [](const A* p) { return load(p); };
-  const auto read_b = [](const B* p) { return load(p); };
+  using ReadA = typename ReadOf<A>::Read;
+  using ReadB = typename ReadOf<B>::Read;
   for (int64_t p = 0; p < panels; p++) {
     const int64_t first = p * tile_columns, columns = n - first < tile_columns ? n - first : tile_columns;
-    pack_panel<tile_columns>(b + first * b_column, b_column, b_row, columns, k, b_panels + p * b_stride, read_b);
+    pack_panel<ReadB, tile_columns>(b + first * b_column, b_column, b_row, columns, k, b_panels + p * b_stride);
   }
   for (int64_t top = 0; top < m; top += most_rows) {
     const int64_t bottom = top + most_rows < m ? top + most_rows : m;
     for (int64_t i = top; i < bottom; i += tile_rows) {
       const int64_t rows = bottom - i < tile_rows ? bottom - i : tile_rows;
-      pack_panel<tile_rows>(a + i * a_row, a_row, a_column, rows, k, a_panels + (i - top) / tile_rows * a_stride, read_a);
+      pack_panel<ReadA, tile_rows>(a + i * a_row, a_row, a_column, rows, k, a_panels + (i - top) / tile_rows * a_stride);
     }
     for (int64_t p = 0; p < panels; p++) {
       const int64_t first = p * tile_columns, columns = n - first < tile_columns ? n - first : tile_columns;
