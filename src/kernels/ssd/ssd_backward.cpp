@@ -223,6 +223,10 @@ template <class Act> struct Backward {
   }
 };
 
+template <class Act> void put(int64_t n, const float* __restrict values, bool accumulate, Act* __restrict to) {
+  for (int64_t i = 0; i < n; i++) store(to + i, accumulate ? load(to + i) + values[i] : values[i]);
+}
+
 }  // namespace
 
 template <class Act> static void ssd_backward(const ssd_backward_args<Act>& a) {
@@ -239,16 +243,18 @@ template <class Act> static void ssd_backward(const ssd_backward_args<Act>& a) {
     Backward<Act>(a, s, pieces).run(Task(s, number), sums + number * task_heads, partial + number * per_task);
   });
   parallel_rows(a.rows, 32, [&](int64_t begin, int64_t end) {
+    float* sum = static_cast<float*>(scratch(1, 2 * N * 4));
     for (int64_t r = begin; r < end; r++)
-      for (int64_t group = 0; group < s.groups; group++)
-        for (int64_t n = 0; n < 2 * N; n++) {
-          const int64_t first = (r / s.sequence * s.groups + group) * s.parts;
-          float sum = 0;
-          for (int64_t part = 0; part < s.parts; part++) sum += partial[(first + part) * per_task + r % s.sequence * 2 * N + n];
-          const int64_t column = n < N ? group * N + n : (s.groups + group) * N + n - N;
-          Act* to = a.dxbc + r * a.channels + a.inner + column;
-          store(to, a.accumulate ? load(to) + sum : sum);
-        }
+      for (int64_t group = 0; group < s.groups; group++) {
+        const int64_t first = (r / s.sequence * s.groups + group) * s.parts;
+        const float* terms = partial + first * per_task + r % s.sequence * 2 * N;
+        memcpy(sum, terms, 2 * N * 4);
+        for (int64_t part = 1; part < s.parts; part++)
+          for (int64_t n = 0; n < 2 * N; n++) sum[n] += terms[part * per_task + n];
+        Act* to = a.dxbc + r * a.channels + a.inner + group * N;
+        put(N, sum, a.accumulate, to);
+        put(N, sum + N, a.accumulate, to + s.groups * N);
+      }
   });
   for (int64_t number = 0; number < s.tasks(); number++) {
     const Task task(s, number);
