@@ -1,18 +1,10 @@
 import koffi from 'koffi'
-import type { Backend } from '../tensor/backend.ts'
+import type { Arguments, Backend } from '../tensor/backend.ts'
 import { bind } from '../tensor/bind.ts'
 import { slotsOf, symbolOf } from '../tensor/contracts.ts'
 import type { Args, Bindings, Kernel } from '../tensor/kernel.ts'
 import { ArgumentBlock } from '../tensor/pack.ts'
-import type { Tensor } from '../tensor/tensor.ts'
 import { UnavailableError } from './errors.ts'
-
-/** Called after every kernel with its name, the seconds it took, and the tensors and numbers it was given. */
-export type Profiler = (
-  kernel: Kernel,
-  seconds: number,
-  bindings: Readonly<Record<string, Tensor | number | undefined>>,
-) => void
 
 interface Loaded {
   readonly block: ArgumentBlock
@@ -20,7 +12,7 @@ interface Loaded {
 }
 
 /** The C++ kernels of a built library (native.ts), run on a pool of `threads` threads of the whole process. */
-export function cpuBackend(library: string, level: string, threads: number): Backend & { profiler?: Profiler } {
+export function cpuBackend(library: string, level: string, threads: number): Backend {
   const lib = koffi.load(library)
   const allocate = lib.func('void* halfbyte_alloc(int64_t bytes)')
   const release = lib.func('void halfbyte_free(void* data)')
@@ -75,7 +67,7 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
     },
     run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>) {
       const contract = kernel as unknown as Kernel
-      const given = bindings as Readonly<Record<string, Tensor | number | undefined>>
+      const given = bindings as Arguments
       const { dims, act } = bind(contract, given)
       const { block, call } = loaded.get(contract) ?? load(contract)
       const slots = block.fill(given, dims)
@@ -83,11 +75,11 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
       else {
         const start = process.hrtime.bigint()
         call[act](slots)
-        this.profiler(contract, Number(process.hrtime.bigint() - start) / 1e9, given)
+        this.profiler(contract, Number(process.hrtime.bigint() - start) / 1e9, dims, given)
       }
     },
     close() {
       for (const kernel of loaded.keys()) loaded.delete(kernel)
     },
-  } as Backend & { profiler?: Profiler }
+  }
 }

@@ -1,5 +1,5 @@
 import { fromBf16, toBf16 } from '../formats/bf16.ts'
-import type { Backend, Memory } from '../tensor/backend.ts'
+import type { Arguments, Backend, Memory } from '../tensor/backend.ts'
 import { bind } from '../tensor/bind.ts'
 import { dtypes, type TypedArray } from '../tensor/dtype.ts'
 import type { Args, Bindings, Kernel, Values } from '../tensor/kernel.ts'
@@ -43,7 +43,7 @@ export function referenceBackend(): Backend {
       bytesOf(to, toOffset, bytes).set(bytesOf(from, fromOffset, bytes))
     },
     run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>) {
-      const given = bindings as Readonly<Record<string, Tensor | number | undefined>>
+      const given = bindings as Arguments
       const { dims, act } = bind(kernel as unknown as Kernel, given)
       const values: Record<string, unknown> = {}
       const stored: { bits: Uint16Array; decoded: Float32Array }[] = []

@@ -11,6 +11,7 @@ import type { Trainer } from '../train/trainer.ts'
 import { describeRun, dryRunText } from './dry_run.ts'
 import { createDisplay, formatCount } from './live.ts'
 import { packageVersion } from './main.ts'
+import { Profile } from './profile.ts'
 import { printable, sampleText } from './sample.ts'
 import { createTrainer, openConfigured } from './session.ts'
 import { lossSentence } from './validate.ts'
@@ -48,7 +49,7 @@ run directory: ${run.directory}${run.startStep > 0 ? `, going on after step ${ru
 }
 
 /** Trains on a terminal: shows the run, its end, and what to do next. */
-async function trainInTerminal(directory: string | undefined, config: RunConfig): Promise<void> {
+async function trainInTerminal(directory: string | undefined, config: RunConfig, profiling = false): Promise<void> {
   const corpus = openCorpus(config.data.files, config.data.tokenizer)
   const backend = await openConfigured(config)
   const trainer = createTrainer(config, backend, corpus)
@@ -58,6 +59,7 @@ async function trainInTerminal(directory: string | undefined, config: RunConfig)
     corpus: corpus.fingerprint,
   })
   const { signal, release } = stopOnSignals()
+  const profile = profiling ? new Profile(backend) : undefined
   const display = createDisplay({ steps: config.steps, tokensPerStep: trainer.tokensPerStep, stream: process.stdout })
   let outcome: Outcome
   try {
@@ -66,7 +68,10 @@ async function trainInTerminal(directory: string | undefined, config: RunConfig)
       run,
       trainer,
       {
-        step: progress => display.update(progress),
+        step: progress => {
+          display.update(progress)
+          profile?.step(trainer.tokensPerStep / progress.tokensPerSecond)
+        },
         validation: (step, result) => display.note(`step ${step}: validation loss ${lossSentence(result)}`),
         event: (step, text) => display.note(`step ${step}: ${text}`),
       },
@@ -77,6 +82,7 @@ async function trainInTerminal(directory: string | undefined, config: RunConfig)
     release()
     run.close()
   }
+  if (profile) process.stdout.write(`\n${profile}\n`)
   if (outcome.status === 'interrupted') {
     process.stdout.write(
       `stopped after step ${outcome.step} of ${config.steps}; all is saved. To go on: npx halfbyte resume ${run.directory}\n`,
@@ -107,6 +113,7 @@ what next:
 
 interface TrainOptions {
   run?: string
+  profile?: boolean
   dryRun?: boolean
   json?: boolean
 }
@@ -120,6 +127,7 @@ export function register(program: Command): void {
     .option('--run <directory>', 'run directory; default: runs/<name>-NNN')
     .option('--dry-run', 'print sizes, memory and the format of every linear layer, then exit')
     .option('--json', 'with --dry-run: print JSON')
+    .option('--profile', 'at the end, print the time that each kernel took')
     .addHelpText(
       'after',
       `
@@ -132,9 +140,9 @@ Examples:
   halfbyte train small data.files=books/ data.sequence=512
   halfbyte train nemotron-nano-12b --dry-run`,
     )
-    .action(async (source: string, overrides: string[], { run, dryRun, json }: TrainOptions) => {
+    .action(async (source: string, overrides: string[], { run, dryRun, json, profile }: TrainOptions) => {
       const config = loadConfig(source, overrides, presets)
-      if (!dryRun) return trainInTerminal(run, config)
+      if (!dryRun) return trainInTerminal(run, config, profile)
       process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
     })
 }

@@ -1,11 +1,17 @@
 import type { Activation, TypedArray } from './dtype.ts'
-import type { Args, Bindings, Kernel } from './kernel.ts'
+import type { Args, Bindings, Dims, Kernel } from './kernel.ts'
+import type { Tensor } from './tensor.ts'
 
 /** A block of a backend's memory; `address` is 0 where memory has no address (the reference backend). */
 export interface Memory {
   readonly bytes: number
   readonly address: bigint
 }
+
+export type Arguments = Readonly<Record<string, Tensor | number | undefined>>
+
+/** Told of every kernel that ran: how long it took in seconds, its dimensions and what it was given. */
+export type Profiler = (kernel: Kernel, seconds: number, dims: Dims, given: Arguments) => void
 
 /** Runs kernels and owns memory. It knows no kernel by name. */
 export interface Backend {
@@ -26,5 +32,7 @@ export interface Backend {
   copy(from: Memory, fromOffset: number, to: Memory, toOffset: number, bytes: number): void
   /** Throws before anything runs if the bindings do not fit the contract or the kernel is missing here. */
   run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>): void
+  /** Set to watch; kernels are then waited for one by one. */
+  profiler?: Profiler | undefined
   close(): void
 }

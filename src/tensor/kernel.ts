@@ -104,6 +104,8 @@ export interface Kernel<A extends Args = Args> {
    * always compared exactly, and an output stored as BF16 may also differ by its own rounding.
    */
   readonly tolerance: number | { readonly [K in keyof A]?: number }
+  /** Floating-point operations of a call, where arithmetic and not memory bounds it; what `--profile` and benchmarks divide by time. */
+  flops?(dims: Dims, scalars: { readonly [K in keyof A as A[K] extends ScalarArg ? K : never]: number }): number
 }
 
 /** Declares a kernel; the identity function, for its types. */

@@ -93,6 +93,20 @@ export class Trainer {
     )
   }
 
+  /** Largest magnitude of what each linear layer last quantised, by layer and role; roles that are not quantised are left out. */
+  largestOperands(): Record<string, Record<string, number>> {
+    const statistics = this.model.statistics.floats()
+    const largest = (i: number) => {
+      const values = roles.map((role, j): [string, number] => [role, statistics[2 * (i * roles.length + j)]!])
+      return Object.fromEntries(values.filter(([, value]) => value > 0))
+    }
+    return Object.fromEntries(
+      this.model.linears
+        .map(({ name }, i) => [name, largest(i)] as const)
+        .filter(([, values]) => Object.keys(values).length > 0),
+    )
+  }
+
   /** The loss on the held-out batches, in the run's recipe or another. Leaves no trace in the training that follows. */
   validate(recipeName = this.config.recipe): ValidationResult {
     const { model } = this
