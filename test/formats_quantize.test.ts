@@ -1,153 +1,15 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { toBf16 } from '../src/formats/bf16.ts'
 import { dequantizeMatrix, scaleIndex, scaleValue } from '../src/formats/dequantize.ts'
 import { type FormatName, formats } from '../src/formats/formats.ts'
 import { multiplyQuantized } from '../src/formats/gemm.ts'
-import { rotate, signWords, transpose } from '../src/formats/hadamard.ts'
+import { transpose } from '../src/formats/hadamard.ts'
 import { encodeNearest } from '../src/formats/minifloat.ts'
-import { Stream } from '../src/formats/philox.ts'
-import { amaxOf, codeAt, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
-import { tensorScale } from '../src/formats/scales.ts'
-import { swizzle, swizzleOffset, unswizzle } from '../src/formats/swizzle.ts'
-import { fnv, fromHex, generate, hex } from './formats_vectors.ts'
+import { amaxOf, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
+import { block, fnv, fromHex, normals, nvfp4, padded } from './formats_vectors.ts'
 
-const nvfp4 = (values: Float32Array | number[], rows: number, cols: number, more: Partial<QuantizeOptions> = {}) =>
-  quantizeMatrix(Float32Array.from(values), rows, cols, { format: 'nvfp4', ...more })
-
-/** The given values, then zeros up to `size`. */
-const padded = (values: number[], size = 16): number[] => [...values, ...new Array(size - values.length).fill(0)]
-const block = (codes: Uint8Array, from = 0): number[] =>
-  Array.from({ length: 16 }, (_, i) => codeAt(codes, 4, from + i))
-const normals = (size: number, seed = 1): Float32Array => {
-  const random = new Stream(seed, 0)
-  return Float32Array.from({ length: size }, () => random.normal())
-}
 const names = Object.keys(formats) as FormatName[]
 const others = { e4m3: { scaleOrder: 'm6' }, ue8m0: { mxScale: 'floor' }, f32: { pow2Scales: true } } as const
-
-describe('check values of docs/numerics.md', () => {
-  const x = generate(64, 128, 12345)
-
-  it('the generator and the scales of a tensor', () => {
-    assert.equal(fnv(toBf16(x)), 'c91530ad')
-    assert.deepEqual([...toBf16(x.subarray(0, 4))], [0x3dc6, 0x3e23, 0xbfd6, 0xbe8f])
-    const amax = amaxOf(x)
-    const { encode, decode } = tensorScale(amax[0]!, 2688)
-    assert.deepEqual([amax[0]!, encode, decode].map(hex), ['3FFF0000', '44A8A8A9', '3A424924'])
-  })
-
-  it('rowwise, both orders of operations', () => {
-    for (const scaleOrder of ['q6', 'm6'] as const) {
-      const { codes, scales } = nvfp4(x, 64, 128, { scaleOrder })
-      assert.equal(fnv(codes), '794aee35')
-      assert.equal(fnv(scales), '082bf828')
-      assert.equal(scales[0], 0x7e)
-      assert.equal(
-        block(codes)
-          .map(code => code.toString(16))
-          .join(''),
-        '11fae9a7c8088810',
-      )
-      assert.equal(Buffer.from(codes.subarray(0, 8)).toString('hex'), '11af9e7a8c808801')
-    }
-  })
-
-  it('16x16 tiles', () => {
-    const { codes, scales } = nvfp4(x, 64, 128, { square: true })
-    assert.equal(fnv(codes), 'eef9ff03')
-    assert.equal(fnv(scales), 'ce6dc345')
-  })
-
-  it('rotated along the rows', () => {
-    const z = rotate(transpose(x, 64, 128), 128, 64, { size: 16, signs: signWords('fixed'), bf16: true })
-    assert.equal(fnv(toBf16(z)), '00398311')
-    assert.deepEqual([...toBf16(z.subarray(0, 4))], [0x3d81, 0x3d14, 0x3e03, 0xbdea])
-    const { codes, scales, amax } = nvfp4(z, 128, 64)
-    assert.equal(hex(amax[0]!), '40240000')
-    assert.equal(hex(tensorScale(amax[0]!, 2688).encode), '44831F38')
-    assert.equal(fnv(codes), 'e4fa9c5a')
-    assert.equal(fnv(scales), '719cd586')
-  })
-
-  it('stochastic rounding', () => {
-    const { codes } = nvfp4(x, 64, 128, { round: 'stochastic', random: [0x1234, 0x5678, 9], stream: 5 })
-    assert.equal(fnv(codes), '9020e9d5')
-    assert.equal(
-      block(codes)
-        .map(code => code.toString(16))
-        .join(''),
-      '01faf997c8088910',
-    )
-    const nearest = nvfp4(x, 64, 128).codes
-    let differing = 0
-    for (let i = 0; i < x.length; i++) if (codeAt(codes, 4, i) !== codeAt(nearest, 4, i)) differing++
-    assert.equal(differing, 1826)
-  })
-
-  it('the product with a weight', () => {
-    const w = nvfp4(generate(32, 128, 777), 32, 128, { square: true })
-    assert.equal(hex(w.amax[0]!), '3FFF0000')
-    const y = multiplyQuantized(nvfp4(x, 64, 128), w)
-    assert.deepEqual([y[0]!, y[63 * 32 + 31]!].map(hex), ['C00022CA', '40E01E5B'])
-    assert.equal(fnv(toBf16(y)), 'a3880791')
-  })
-
-  it('fp8', () => {
-    const z = generate(128, 256, 4242)
-    const rows: [boolean, boolean, string, string, string, string][] = [
-      [false, false, '228d67d1', '223f05c8', '43656042', '3B8EDB6D'],
-      [false, true, '7afd10be', 'a9458070', '43000000', '3C000000'],
-      [true, false, 'cd34627d', '6673de69', '4360E0E1', '3B91B6DB'],
-      [true, true, 'ecd2f4ce', '4320ca05', '', ''],
-    ]
-    for (const [square, pow2Scales, codes, scales, scale, inverse] of rows) {
-      const image = quantizeMatrix(z, 128, 256, { format: 'fp8', square, pow2Scales, source: 'bf16' })
-      assert.equal(fnv(image.codes), codes)
-      assert.equal(fnv(image.scales), scales)
-      if (scale) assert.equal(hex(image.scales[0]!), inverse)
-      if (scale) assert.equal(hex(Math.fround(1 / fromHex(Number.parseInt(scale, 16)))), inverse)
-    }
-  })
-
-  it('an exact tie separates the orders q6 and m6, whatever power of two multiplies it', () => {
-    for (const factor of [1, 2 ** -20, 2 ** 30]) {
-      const values = padded([...padded([3 * factor]), 2.25 * factor], 32)
-      assert.deepEqual([...nvfp4(values, 2, 16, { scaleOrder: 'q6' }).scales], [0x7e, 0x7a])
-      assert.deepEqual([...nvfp4(values, 2, 16, { scaleOrder: 'm6' }).scales], [0x7e, 0x7b])
-    }
-  })
-
-  it('the smallest block scales', () => {
-    const tiny = (first: number) => {
-      const { codes, scales } = nvfp4([...padded([1]), ...padded([first, -1e-6])], 2, 16)
-      return [scales[1], ...block(codes, 16)]
-    }
-    assert.deepEqual(tiny(2e-6), [0, 7, 15, ...new Array(14).fill(0)])
-    assert.deepEqual(tiny(2.2e-6), [1, 5, 11, ...new Array(14).fill(0)])
-    assert.equal(tiny(2.17982e-6)[0], 0)
-    assert.equal(tiny(2.1799e-6)[0], 1)
-  })
-
-  it('swizzled offsets', () => {
-    const offsets: [number, number, number, number][] = [
-      [0, 0, 4, 0],
-      [1, 0, 4, 16],
-      [31, 3, 4, 499],
-      [32, 0, 4, 4],
-      [96, 0, 4, 12],
-      [127, 3, 4, 511],
-      [0, 4, 8, 512],
-      [128, 0, 8, 1024],
-    ]
-    for (const [row, col, cols, offset] of offsets) assert.equal(swizzleOffset(row, col, cols), offset)
-    const scales = Uint8Array.from({ length: 130 * 6 }, (_, i) => (i % 255) + 1)
-    const swizzled = swizzle(scales, 130, 6)
-    assert.equal(swizzled.length, 256 * 8)
-    assert.equal(swizzled.filter(byte => byte !== 0).length, 130 * 6)
-    assert.deepEqual(unswizzle(swizzled, 130, 6), scales)
-  })
-})
 
 describe('special values', () => {
   it('an all-zero tensor is zeros', () => {

@@ -1,4 +1,6 @@
 import { fromBf16 } from '../src/formats/bf16.ts'
+import { Stream } from '../src/formats/philox.ts'
+import { codeAt, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
 
 /** Inputs and hashes of docs/numerics.md, "Check values". */
 
@@ -36,3 +38,22 @@ export const fromHex = (bits: number): number => new Float32Array(Uint32Array.of
 /** Next FP32 towards positive infinity, of a positive value. */
 export const nextUp = (x: number): number => fromHex(new Uint32Array(Float32Array.of(x).buffer)[0]! + 1)
 export const nextDown = (x: number): number => fromHex(new Uint32Array(Float32Array.of(x).buffer)[0]! - 1)
+
+/** Quantises to NVFP4. */
+export const nvfp4 = (
+  values: Float32Array | number[],
+  rows: number,
+  cols: number,
+  more: Partial<QuantizeOptions> = {},
+) => quantizeMatrix(Float32Array.from(values), rows, cols, { format: 'nvfp4', ...more })
+
+/** The given values, then zeros up to `size`. */
+export const padded = (values: number[], size = 16): number[] => [...values, ...new Array(size - values.length).fill(0)]
+/** The codes of 16 elements. */
+export const block = (codes: Uint8Array, from = 0): number[] =>
+  Array.from({ length: 16 }, (_, i) => codeAt(codes, 4, from + i))
+/** Standard normal values. */
+export const normals = (size: number, seed = 1): Float32Array => {
+  const random = new Stream(seed, 0)
+  return Float32Array.from({ length: size }, () => random.normal())
+}

@@ -13,7 +13,7 @@ import { encodeFloor, encodeUp } from './ue8m0.ts'
  *           stored = 1 / multiplier
  *
  * An element is then round(x * multiplier). q6 is the paper's order of operations and TransformerEngine's up to 2.13, m6 that of 2.14 on.
- * Source: docs/numerics.md, "NVFP4 quantisation", "FP8" and "MXFP4 and MXFP8".
+ * Source: docs/numerics.md, "NVFP4 quantisation", "FP8 baseline" and "MXFP4 / MXFP8".
  */
 export const FLT_MAX = 3.4028234663852886e38
 const BF16_MAX = 3.3895313892515355e38

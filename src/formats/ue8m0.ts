@@ -5,7 +5,7 @@
  *              mantissa is not zero (not past 254; a subnormal v above half of the smallest normal number is code 1)
  *   floor      OCP MX v1.0: the exponent of amax minus that of the largest element; the largest elements of a block may then saturate
  *
- * Bits and not logarithms: log2 errs next to powers of two. Source: docs/numerics.md, "MXFP4 and MXFP8".
+ * Bits and not logarithms: log2 errs next to powers of two. Source: docs/numerics.md, "MXFP4 / MXFP8".
  */
 const float = new Float32Array(1)
 const word = new Uint32Array(float.buffer)
