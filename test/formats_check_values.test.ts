@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { toBf16 } from '../src/formats/bf16.ts'
-import { multiplyQuantized } from '../src/formats/gemm.ts'
+import { scaleIndex, scaleValue } from '../src/formats/dequantize.ts'
+import { alphaOf, multiplyQuantized } from '../src/formats/gemm.ts'
 import { rotate, signWords, transpose } from '../src/formats/hadamard.ts'
+import { decode, e2m1 } from '../src/formats/minifloat.ts'
 import { amaxOf, codeAt, quantizeMatrix } from '../src/formats/quantize.ts'
 import { tensorScale } from '../src/formats/scales.ts'
 import { swizzle, swizzleOffset, unswizzle } from '../src/formats/swizzle.ts'
@@ -73,6 +75,25 @@ describe('check values of docs/numerics.md', () => {
     const y = multiplyQuantized(nvfp4(x, 64, 128), w)
     assert.deepEqual([y[0]!, y[63 * 32 + 31]!].map(hex), ['C00022CA', '40E01E5B'])
     assert.equal(fnv(toBf16(y)), 'a3880791')
+  })
+
+  it('the same product in whole numbers of 2^-20, which nothing rounds', () => {
+    const w = nvfp4(generate(32, 128, 777), 32, 128, { square: true })
+    const image = nvfp4(x, 64, 128)
+    const exact = (m: number, n: number): number => {
+      let acc = 0
+      for (let k = 0; k < 128; k++) {
+        const a = decode(e2m1, codeAt(image.codes, 4, m * 128 + k)) * scaleValue(image, scaleIndex(image, m, k))
+        acc += a * decode(e2m1, codeAt(w.codes, 4, n * 128 + k)) * scaleValue(w, scaleIndex(w, n, k)) * 2 ** 20
+      }
+      return acc
+    }
+    assert.deepEqual([exact(0, 0), exact(63, 31)], [-3_821_984_022_528, 13_369_830_539_264])
+    const alpha = alphaOf(image, 0, w, 0)
+    assert.equal(hex(alpha), '351372F0')
+    const y = multiplyQuantized(image, w)
+    for (let m = 0; m < 64; m++)
+      for (let n = 0; n < 32; n++) assert.equal(y[m * 32 + n], Math.fround(alpha * Math.fround(exact(m, n) / 2 ** 20)))
   })
 
   it('fp8', () => {

@@ -5,7 +5,8 @@ import { type FormatName, formats } from '../src/formats/formats.ts'
 import { multiplyQuantized } from '../src/formats/gemm.ts'
 import { transpose } from '../src/formats/hadamard.ts'
 import { encodeNearest } from '../src/formats/minifloat.ts'
-import { amaxOf, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
+import { amaxOf, codeAt, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
+import { FLT_MAX, tensorScale } from '../src/formats/scales.ts'
 import { block, fnv, fromHex, normals, nvfp4, padded } from './formats_vectors.ts'
 
 const names = Object.keys(formats) as FormatName[]
@@ -75,6 +76,24 @@ describe('special values', () => {
     assert.deepEqual([...amaxOf(Float32Array.of(-3, 2, -0))], [3, 0])
     assert.deepEqual([...amaxOf(new Float32Array(0))], [0, 0])
     assert.deepEqual([...amaxOf(Float32Array.of(3.4028234663852886e38))], [Math.fround(3.4028234663852886e38), 0])
+  })
+
+  it('scales of an amax that is too small saturate, of NaN follow CUDA', () => {
+    const image = nvfp4(padded([4]), 1, 16, { amax: Float32Array.of(1) })
+    assert.deepEqual([image.scales[0], codeAt(image.codes, 4, 0)], [0x7e, 7])
+    assert.equal(tensorScale(Number.NaN, 2688).encode, FLT_MAX)
+    assert.equal(tensorScale(1e-37, 2688).encode, FLT_MAX)
+    assert.equal(tensorScale(1e-37, 2688).decode, fromHex(0x00200000))
+  })
+
+  it('the outer scale of a product flushes to 0 and overflows as specified', () => {
+    const product = (amax: number) => {
+      const image = nvfp4(padded([amax]), 1, 16)
+      return multiplyQuantized(image, image)[0]!
+    }
+    assert.equal(product(1e-23), 0)
+    assert.equal(product(2e19), Number.POSITIVE_INFINITY)
+    assert.ok(Math.abs(product(3) - 9) < 1e-6)
   })
 
   it('fp8: blocks of zeros, infinities and subnormals have the scale of the specification', () => {
@@ -246,6 +265,14 @@ describe('properties of quantised matrices', () => {
     ]
     assert.equal(new Set(addresses.map(([random, stream]) => draw(random, stream))).size, addresses.length)
     assert.equal(draw([1, 2, 3], 4), draw([1, 2, 3], 4))
+  })
+
+  it('block scales are rounded to nearest whatever the elements are', () => {
+    const x = normals(32 * 64)
+    for (const format of names) {
+      const stochastic = quantizeMatrix(x, 32, 64, { format, round: 'stochastic', random: [1, 2, 3] })
+      assert.deepEqual(stochastic.scales, quantizeMatrix(x, 32, 64, { format }).scales)
+    }
   })
 
   it('the same randomness reaches the same element in every format', () => {

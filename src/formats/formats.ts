@@ -34,6 +34,3 @@ export const formats: Readonly<Record<FormatName, NumberFormat>> = {
     squareScalePerRow: false,
   },
 }
-
-/** Bytes of a row of `cols` packed elements. */
-export const rowBytes = (format: NumberFormat, cols: number): number => (cols * format.element.bits) / 8
