@@ -10,7 +10,7 @@ export function makeBatch(
   backend: Backend,
   tokens: Int32Array,
   sequence: number,
-  starts = new Int32Array(tokens.length),
+  starts: Int32Array = new Int32Array(tokens.length),
 ): Batch {
   const targets = tokens.map((_, i) => (i % sequence === sequence - 1 ? -1 : tokens[i + 1]!))
   return { tokens: upload(backend, tokens), targets: upload(backend, targets), starts: upload(backend, starts) }

@@ -1,0 +1,271 @@
+import assert from 'node:assert/strict'
+import { after, before, describe, it } from 'node:test'
+import { presets } from '../presets/index.ts'
+import { openBackend } from '../src/backends/open.ts'
+import { Stream } from '../src/formats/philox.ts'
+import { kernels } from '../src/kernels/index.ts'
+import type { ModelConfig } from '../src/model/config.ts'
+import { Model } from '../src/model/model.ts'
+import { findRecipe, recipes } from '../src/recipes/recipes.ts'
+import type { Backend } from '../src/tensor/backend.ts'
+import { makeBatch } from './models.ts'
+
+const config: ModelConfig = {
+  pattern: 'M*-',
+  hidden: 32,
+  ffn: 64,
+  heads: 4,
+  kv_heads: 2,
+  head_dim: 16,
+  mamba_heads: 8,
+  mamba_head_dim: 8,
+  groups: 2,
+  state: 10,
+  conv: 4,
+  chunk: 8,
+  vocab: 48,
+  rope: false,
+  activations: 'f32',
+  eps: 1e-5,
+  init_std: 0.15,
+}
+/** Sizes that every recipe can run, MS-EDEN's rotations of 128 included. */
+const wide: ModelConfig = {
+  ...config,
+  pattern: 'M*--',
+  hidden: 128,
+  ffn: 128,
+  head_dim: 32,
+  mamba_head_dim: 16,
+  state: 30,
+  init_std: 0.05,
+}
+
+const randomTokens = (count: number, vocab: number, stream = 0): Int32Array => {
+  const random = new Stream(5, stream)
+  return Int32Array.from({ length: count }, () => random.below(vocab))
+}
+
+describe('model', () => {
+  let reference: Backend
+  let cpu: Backend
+  before(async () => {
+    reference = await openBackend('reference', kernels)
+    cpu = await openBackend('cpu', kernels, { threads: 2 })
+  })
+  after(() => cpu.close())
+
+  const build = (
+    backend: Backend,
+    recipe: string,
+    shape: ModelConfig,
+    sequence: number,
+    tokens: number,
+    steps = 10,
+  ) => {
+    const model = new Model({ config: shape, backend, recipe: findRecipe(recipe), seed: 3, steps, sequence, tokens })
+    model.setScale(1 / tokens)
+    return model
+  }
+  const gradientOf = (model: Model) => model.parameters.gradient.floats()
+  const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0))
+
+  it('has the gradient that finite differences give, along random directions', () => {
+    const [sequence, rows] = [12, 24]
+    const model = build(reference, 'fp32', config, sequence, rows)
+    const starts = Int32Array.from({ length: rows }, (_, i) => (i % sequence < 5 ? 0 : 5))
+    const batch = makeBatch(reference, randomTokens(rows, config.vocab), sequence, starts)
+    model.loss(batch, 0)
+    const losses = model.lossSum
+    const lossOf = (): number => {
+      losses.zero()
+      model.evaluate(batch)
+      return losses.floats()[0]! / rows
+    }
+    for (const parameter of model.parameters.all) {
+      const gradient = parameter.gradient.floats()
+      const original = parameter.value.floats()
+      const random = new Stream(11, parameter.offset)
+      // Half towards the gradient, so that the derivative stands above the rounding of the loss.
+      const size = norm(gradient)
+      const direction = gradient.map(g => g / size + random.normal() / Math.sqrt(gradient.length))
+      const length = norm(direction)
+      const along = (h: number): number => {
+        parameter.value.write(original.map((v, i) => v + (h * direction[i]!) / length))
+        return lossOf()
+      }
+      const h = 0.02 * Math.max(0.1, norm(original) / Math.sqrt(original.length))
+      const numeric = (8 * (along(h) - along(-h)) - (along(2 * h) - along(-2 * h))) / (12 * h)
+      parameter.value.write(original)
+      const analytic = gradient.reduce((sum, g, i) => sum + (g * direction[i]!) / length, 0)
+      assert.ok(
+        Math.abs(numeric - analytic) <= 0.01 * size + 2e-5,
+        `${parameter.name}: finite differences give ${numeric}, the model ${analytic}, norm ${size}`,
+      )
+    }
+  })
+
+  it('starts from weights that depend on seed and name alone', () => {
+    const first = build(cpu, 'fp32', config, 16, 16)
+    const second = build(cpu, 'nvfp4', { ...config, pattern: 'M*-M' }, 16, 32)
+    const weights = (model: Model, name: string) => model.parameters.named(name).value.floats()
+    for (const name of [
+      'backbone.embeddings.weight',
+      'backbone.layers.1.mixer.qkv_proj.weight',
+      'backbone.layers.0.mixer.A_log',
+    ])
+      assert.deepEqual(weights(first, name), weights(second, name))
+    const deviation = (name: string) => norm(weights(first, name)) / Math.sqrt(weights(first, name).length)
+    assert.ok(Math.abs(deviation('lm_head.weight') - 0.15) < 0.01)
+    assert.ok(Math.abs(deviation('backbone.layers.2.mixer.down_proj.weight') - 0.15 / Math.sqrt(3)) < 0.01)
+    assert.ok(weights(first, 'backbone.layers.0.mixer.A_log').every(v => v >= 0 && v <= Math.log(16)))
+    const steps = weights(first, 'backbone.layers.0.mixer.dt_bias').map(b => Math.log1p(Math.exp(b)))
+    assert.ok(steps.every(v => v > 0.0009 && v < 0.11))
+    for (const { name, value, decay } of first.parameters.all)
+      assert.equal(decay, value.shape.length > 1, `weight decay of ${name}`)
+  })
+
+  it('runs every recipe, keeps no memory, and has gradients near those of FP32', () => {
+    const [sequence, rows] = [64, 128]
+    const tokens = randomTokens(rows, wide.vocab)
+    const exact = build(cpu, 'fp32', wide, sequence, rows)
+    exact.loss(makeBatch(cpu, tokens, sequence), 0)
+    const want = gradientOf(exact)
+    const quantising = Object.keys(recipes).filter(name => name !== 'fp32')
+    for (const name of quantising) {
+      const model = build(cpu, name, wide, sequence, rows)
+      const batch = makeBatch(cpu, tokens, sequence)
+      for (const phase of model.phases) {
+        model.beginStep(phase)
+        model.parameters.gradient.zero()
+        model.loss(batch, 0)
+        const got = gradientOf(model)
+        const cosine = got.reduce((sum, g, i) => sum + g * want[i]!, 0) / (norm(got) * norm(want))
+        assert.ok(cosine > 0.85 && cosine < 0.99999999, `${name} at step ${phase}: cosine with FP32 is ${cosine}`)
+        assert.equal(model.tape.arena.live, 0)
+      }
+    }
+  })
+
+  for (const activations of ['f32', 'bf16'] as const)
+    it(`agrees between backends with activations in ${activations}`, () => {
+      const [sequence, rows] = [16, 32]
+      const shape = { ...config, activations }
+      const tokens = randomTokens(rows, config.vocab)
+      const run = (backend: Backend, recipe: string) => {
+        const model = build(backend, recipe, shape, sequence, rows)
+        model.loss(makeBatch(backend, tokens, sequence), 0)
+        return { loss: model.lossSum.floats()[0]! / rows, gradient: gradientOf(model) }
+      }
+      for (const [recipe, limit] of [
+        ['fp32', activations === 'f32' ? 1e-5 : 0.03],
+        ['bf16', 0.02],
+        ['nvfp4', 0.1],
+      ] as const) {
+        const want = run(reference, recipe)
+        const got = run(cpu, recipe)
+        assert.ok(Math.abs(got.loss - want.loss) < 0.003 * want.loss, `${recipe}: ${got.loss}, ${want.loss}`)
+        const error = norm(got.gradient.map((g, i) => g - want.gradient[i]!)) / norm(want.gradient)
+        assert.ok(error < limit, `${recipe}: gradients differ by ${error}`)
+      }
+    })
+
+  it('repeats itself to the bit, step by step, and differs between steps and micro-batches', () => {
+    const [sequence, rows] = [16, 32]
+    const run = (step: number, microBatch: number) => {
+      const model = build(cpu, 'nvfp4', config, sequence, rows)
+      model.beginStep(step)
+      model.loss(makeBatch(cpu, randomTokens(rows, config.vocab), sequence), microBatch)
+      return gradientOf(model)
+    }
+    assert.deepEqual(run(1, 0), run(1, 0))
+    assert.notDeepEqual(run(1, 0), run(2, 0))
+    assert.notDeepEqual(run(1, 0), run(1, 1))
+  })
+
+  it('asks for no memory after its second step', () => {
+    const [sequence, rows] = [16, 32]
+    const model = build(cpu, 'nvfp4', config, sequence, rows)
+    const batch = makeBatch(cpu, randomTokens(rows, config.vocab), sequence)
+    let allocations = 0
+    for (let step = 0; step < 5; step++) {
+      if (step === 2) allocations = cpu.usage.allocations
+      model.beginStep(step)
+      model.weightsChanged()
+      model.loss(batch, 0)
+      model.loss(batch, 1)
+    }
+    assert.equal(cpu.usage.allocations, allocations)
+  })
+
+  it('adds over micro-batches, and evaluation leaves no trace', () => {
+    const [sequence, rows] = [16, 32]
+    const batch = makeBatch(cpu, randomTokens(rows, config.vocab), sequence)
+    const model = build(cpu, 'bf16', config, sequence, rows)
+    model.loss(batch, 0)
+    const once = gradientOf(model)
+    const [loss] = model.lossSum.floats()
+    model.evaluate(batch, { recipe: findRecipe('nvfp4') })
+    assert.deepEqual(gradientOf(model), once)
+    model.lossSum.zero()
+    model.evaluate(batch)
+    assert.equal(model.lossSum.floats()[0], loss)
+    model.loss(batch, 1)
+    assert.ok(norm(gradientOf(model).map((g, i) => g - 2 * once[i]!)) < 1e-5 * norm(once))
+  })
+
+  it('sees nothing of the future, and nothing of another document where boundaries reset', () => {
+    const sequence = 32
+    const model = build(cpu, 'bf16', config, sequence, sequence)
+    const tokens = randomTokens(sequence, config.vocab)
+    const starts = Int32Array.from({ length: sequence }, (_, i) => (i < 20 ? 0 : 20))
+    const scores = (change: number | undefined, from: Int32Array) => {
+      const changed = tokens.map((token, i) => (i === change ? (token + 1) % config.vocab : token))
+      const batch = makeBatch(cpu, changed, sequence, from)
+      return model.logits(batch.tokens, batch.starts, sequence, model.recipe)
+    }
+    const row = (logits: Float32Array, r: number) => logits.slice(r * config.vocab, (r + 1) * config.vocab)
+    const none = new Int32Array(sequence)
+    const before = scores(undefined, none)
+    const after = scores(15, none)
+    assert.deepEqual(after.slice(0, 15 * config.vocab), before.slice(0, 15 * config.vocab))
+    assert.notDeepEqual(row(after, 25), row(before, 25))
+    const reset = scores(undefined, starts)
+    assert.deepEqual(row(scores(15, starts), 25), row(reset, 25))
+    assert.notDeepEqual(row(reset, 25), row(before, 25))
+    const alone = makeBatch(cpu, tokens.slice(20), 12)
+    const short = model.logits(alone.tokens, alone.starts, 12, model.recipe)
+    const difference = row(short, 5).reduce((most, v, i) => Math.max(most, Math.abs(v - row(reset, 25)[i]!)), 0)
+    assert.ok(difference < 1e-4)
+  })
+
+  it('names the layer and the size that a recipe cannot run', () => {
+    assert.throws(
+      () => build(cpu, 'nvfp4', { ...config, mamba_heads: 12, mamba_head_dim: 7 }, 16, 32),
+      /^Error: layers\.0\.mixer\.in_proj: 220 output features are not a multiple of 16, which nvfp4 needs; the nearest that works is 224$/,
+    )
+    assert.throws(
+      () => build(cpu, 'nvfp4', config, 20, 40),
+      /layers\.0\.mixer\.in_proj: 40 tokens of a micro-batch are not a multiple of 16/,
+    )
+    assert.throws(
+      () => build(cpu, 'mxfp4', { ...config, hidden: 48 }, 32, 32),
+      /48 input features are not a multiple of 32, which mxfp4 needs/,
+    )
+    assert.throws(() => build(cpu, 'quartet2', config, 16, 16), /not a multiple of 128, which a rotation of 128 needs/)
+    assert.throws(() => build(cpu, 'bf16', config, 16, 24), /24 tokens is not a whole number of sequences of 16/)
+    assert.throws(
+      () => build(cpu, 'bf16', { ...config, pattern: 'Mx' }, 16, 16),
+      /has "x" at 1; its blocks are M, \*, -/,
+    )
+    build(cpu, 'bf16', { ...config, mamba_heads: 12, mamba_head_dim: 7 }, 20, 40)
+  })
+
+  it('presets fit their recipes', () => {
+    for (const preset of Object.values(presets)) {
+      assert.ok(preset.model.hidden % 32 === 0, preset.name)
+      assert.ok((preset.data.sequence * preset.data.micro_batch) % 128 === 0, preset.name)
+      assert.equal(preset.data.batch % preset.data.micro_batch, 0, preset.name)
+    }
+  })
+})

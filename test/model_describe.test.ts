@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { presets } from '../presets/index.ts'
+import { runSchema } from '../src/config/schema.ts'
+import type { ModelConfig } from '../src/model/config.ts'
+import { bitsOf, describeModel } from '../src/model/describe.ts'
+import { findRecipe } from '../src/recipes/recipes.ts'
+
+const shapeOf = (preset: string): ModelConfig => {
+  const config = runSchema.parse(presets[preset])
+  return { activations: 'f32', ...config.model } as ModelConfig
+}
+const describePreset = (preset: string, recipe: string = presets[preset]!.recipe) =>
+  describeModel(shapeOf(preset), findRecipe(recipe), presets[preset]!.data.sequence)
+
+describe('describeModel', () => {
+  it('counts the parameters of the published models', () => {
+    assert.equal(describePreset('nemotron-nano-12b').parameters, 12_310_001_152)
+    assert.equal(describePreset('nemotron-h-8b').parameters, 8_100_852_736)
+    assert.equal(
+      describeModel({ ...shapeOf('nemotron-h-8b'), kv_heads: 4 }, findRecipe('nvfp4'), 8192).parameters,
+      8_084_075_520,
+    )
+    const million = describePreset('nemotron-1.2b').parameters / 1e6
+    assert.equal(Math.round(million), 1292)
+    for (const [name, about] of Object.entries({
+      small: 30e6,
+      'small-dense': 30e6,
+      base: 125e6,
+      'base-dense': 125e6,
+    })) {
+      const { parameters } = describePreset(name)
+      assert.ok(Math.abs(parameters / about - 1) < 0.15, `${name} has ${parameters} parameters`)
+    }
+  })
+
+  it('knows which linears stay in BF16', () => {
+    const large = describePreset('nemotron-nano-12b')
+    assert.deepEqual(large.formats, { bf16: 20, nvfp4: 104 })
+    assert.equal(large.linears.length, 124)
+    const kept = new Set(large.linears.filter(({ format }) => format === 'bf16').map(({ block }) => block))
+    assert.deepEqual([...kept], [0, 1, 54, 55, 56, 57, 58, 59, 60, 61])
+    assert.deepEqual(describePreset('nemotron-h-8b').formats, { nvfp4: 88, bf16: 16 })
+    assert.deepEqual(describePreset('nemotron-1.2b').formats, { nvfp4: 64, bf16: 16 })
+    assert.deepEqual(describePreset('nemotron-nano-12b', 'fp8').formats, { bf16: 6, fp8: 118 })
+    assert.deepEqual(describePreset('tiny').formats, { nvfp4: 14, bf16: 2 })
+    const mixed = describePreset('nemotron-1.2b', 'nvfp4-weights-only-square').formats
+    assert.deepEqual(mixed, { 'fprop bf16 x nvfp4, dgrad bf16 x nvfp4, wgrad bf16': 64, bf16: 16 })
+  })
+
+  it('adds up', () => {
+    for (const name of Object.keys(presets)) {
+      const { kinds, parameters, flops, linears, memory } = describePreset(name)
+      assert.equal(
+        kinds.reduce((sum, kind) => sum + kind.parameters, 0),
+        parameters,
+      )
+      assert.equal(flops.linears + flops.mixers + flops.head, flops.total)
+      assert.equal(flops.linears, 6 * linears.reduce((sum, { rows, cols }) => sum + rows * cols, 0))
+      assert.equal(memory.weights, 4 * parameters)
+    }
+  })
+
+  it('counts 4.5 bits for a kept input where wgrad reads NVFP4', () => {
+    const config = shapeOf('tiny-dense')
+    const inputs = config.pattern.length * 0.5 * (128 + 128 + 128 + 512)
+    const { memory } = describeModel(config, findRecipe('nvfp4-plain'), 256)
+    assert.equal(memory.inputsPerToken, (inputs * 4.5) / 8)
+    assert.equal(memory.inputsPerTokenBf16, inputs * 2)
+    assert.equal(bitsOf('f32'), 32)
+    assert.equal(bitsOf({ format: 'nvfp4', round: 'nearest' }), 4.5)
+    assert.equal(bitsOf({ format: 'mxfp4', round: 'nearest' }), 4.25)
+    assert.equal(bitsOf({ format: 'mxfp8', round: 'nearest' }), 8.25)
+    assert.equal(bitsOf({ format: 'fp8', round: 'nearest' }), 8.25)
+    const bf16 = describeModel(config, findRecipe('bf16'), 256).memory
+    assert.equal(bf16.inputsPerToken, bf16.inputsPerTokenBf16)
+    assert.equal(bf16.images, 0)
+  })
+})
