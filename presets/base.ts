@@ -6,7 +6,7 @@ export const base = {
   steps: 20000,
   recipe: 'nvfp4',
   model: {
-    pattern: 'M-M-M-M*-M-M-M-M*-M-M-M-',
+    pattern: 'M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-',
     hidden: 768,
     ffn: 3072,
     heads: 12,
