@@ -19,25 +19,30 @@ template <class Act> struct Forward {
     for (float*& state : states) state = pieces.matrix(N, P);
     for (float** p : {&C, &B}) *p = pieces.matrix(Q, N);
     B_transposed = pieces.matrix(N, Q);
-    for (float** p : {&CB, &weights}) *p = pieces.matrix(Q, Q);
+    CB = pieces.matrix(Q, Q);
+    // L_ij (C_i.B_j) D_j of one block of rows.
+    weights = pieces.matrix(block_rows, Q);
     for (float** p : {&x, &scaled, &y}) *p = pieces.matrix(Q, P);
   }
 
   void head(const Chunk& chunk, int64_t head, float* H, bool last) {
     const int64_t q = chunk.length, width = padded(P);
     decays.compute(a, chunk, head);
-    for (int64_t i = 0; i < q; i++) {
-      float* row = weights + i * padded(q);
-      const float *cb = CB + i * padded(q), *delta = decays.delta;
-      decays.row(i, q, [=](int64_t j, float l, bool inside) { row[j] = inside ? l * cb[j] * delta[j] : 0.0f; });
-    }
     gather(q, P, a.xbc + chunk.row * a.channels + head * P, a.channels, x);
     if (decays.entered) {
       product(q, P, N, C, padded(N), 1, H, width, y, width, false);
       for (int64_t i = 0; i < q; i++)
         for (int64_t p = 0; p < P; p++) y[i * width + p] *= decays.enter[i];
     }
-    multiply_lower(q, P, weights, x, y, decays.entered);
+    for (int64_t block = 0; block < q; block += block_rows) {
+      const int64_t rows = std::min(block_rows, q - block), columns = block + rows;
+      for (int64_t i = block; i < columns; i++) {
+        float* row = weights + (i - block) * padded(q);
+        const float *cb = CB + i * padded(q), *delta = decays.delta;
+        decays.row(i, q, [=](int64_t j, float l, bool inside) { row[j] = inside ? l * cb[j] * delta[j] : 0.0f; });
+      }
+      product(rows, P, columns, weights, padded(q), 1, x, width, y + block * width, width, decays.entered);
+    }
     const float skip = a.skip[head];
     for (int64_t i = 0; i < q; i++) {
       Act* out = a.y + (chunk.row + i) * a.inner + head * P;

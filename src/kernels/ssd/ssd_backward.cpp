@@ -24,6 +24,32 @@ struct HeadSums {
   double bias, rate, skip;
 };
 
+float sum_of_lanes(vec sums) {
+  alignas(64) float lanes[vec_lanes];
+  vec_store(lanes, sums);
+  for (int half = vec_lanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; l++) lanes[l] += lanes[l + half];
+  return lanes[0];
+}
+
+float sum(int64_t n, const float* u) {
+  vec sums = vec_set(0);
+  int64_t i = 0;
+  for (; i + vec_lanes <= n; i += vec_lanes) sums = sums + vec_load(u + i);
+  float rest = 0;
+  for (; i < n; i++) rest += u[i];
+  return sum_of_lanes(sums) + rest;
+}
+
+float dot(int64_t n, const float* u, const float* v) {
+  vec sums = vec_set(0);
+  int64_t i = 0;
+  for (; i + vec_lanes <= n; i += vec_lanes) sums = vec_fma(vec_load(u + i), vec_load(v + i), sums);
+  float rest = 0;
+  for (; i < n; i++) rest += u[i] * v[i];
+  return sum_of_lanes(sums) + rest;
+}
+
 template <class Act> struct Backward {
   const ssd_backward_args<Act>& a;
   const Sizes& s;
@@ -31,7 +57,7 @@ template <class Act> struct Backward {
   Decays decays;
   // P x N of every head and chunk; N x P of every head.
   float *states, *dstates;
-  float *C, *B, *B_transposed, *dC, *dB, *CB, *K, *S, *X, *x, *x_transposed, *g, *scaled, *dx, *R, *U, *turned;
+  float *C, *B, *B_transposed, *dC, *dB, *CB, *K, *strip, *x, *x_transposed, *g, *scaled, *dx, *R, *U, *turned;
   float *direct, *own, *dl, *terms;
 
   Backward(const ssd_backward_args<Act>& a, const Sizes& s, Pieces& pieces)
@@ -40,9 +66,11 @@ template <class Act> struct Backward {
     dstates = pieces.vector(task_heads * state_size);
     for (float** p : {&C, &B, &dC, &dB, &U}) *p = pieces.matrix(Q, N);
     B_transposed = pieces.matrix(N, Q);
-    for (float** p : {&CB, &K, &S, &X}) *p = pieces.matrix(Q, Q);
-    for (float** p : {&x, &g, &scaled, &dx, &R}) *p = pieces.matrix(Q, P);
-    x_transposed = pieces.matrix(P, Q);
+    for (float** p : {&CB, &K}) *p = pieces.matrix(Q, Q);
+    for (float** p : {&x, &g, &scaled, &dx}) *p = pieces.matrix(Q, P);
+    // R follows in the place of x transposed.
+    x_transposed = R = pieces.matrix(P, Q);
+    strip = pieces.matrix(block_rows, Q);
     turned = pieces.matrix(P, N);
     for (float** p : {&direct, &own, &dl, &terms}) *p = pieces.vector(Q);
   }
@@ -65,29 +93,6 @@ template <class Act> struct Backward {
     scale_rows(q, P, x, terms, scaled);
   }
 
-  // Sums in 16 lanes, then over the lanes in order.
-  static float sum(int64_t n, const float* u) {
-    float lanes[16] = {};
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-      for (int64_t lane = 0; lane < 16; lane++) lanes[lane] += u[i + lane];
-    float sum = 0;
-    for (; i < n; i++) sum += u[i];
-    for (float lane : lanes) sum += lane;
-    return sum;
-  }
-
-  static float dot(int64_t n, const float* u, const float* v) {
-    float lanes[16] = {};
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-      for (int64_t lane = 0; lane < 16; lane++) lanes[lane] = multiply_add(u[i + lane], v[i + lane], lanes[lane]);
-    float sum = 0;
-    for (; i < n; i++) sum += u[i] * v[i];
-    for (float lane : lanes) sum += lane;
-    return sum;
-  }
-
   void recompute_states(const Task& task) {
     for (int64_t h = 0; h < task.heads; h++) memset(state(h, 0), 0, state_size * 4);
     for (int64_t number = 0; number + 1 < s.chunks; number++) {
@@ -106,23 +111,32 @@ template <class Act> struct Backward {
     }
   }
 
-  // S = L (C.B), K += L D X, and the sums over rows and columns of S D X and S X but for the diagonal.
+  // By blocks of rows: X, then S = L (C.B) in its place, K += L D X, the sums over rows and columns of S D X and S X but for the
+  // diagonal, and dx = S^T g.
   void triangle(int64_t q) {
+    const int64_t width = padded(q), p_width = padded(P);
     memset(direct, 0, q * 4);
-    for (int64_t i = 0; i < q; i++) {
-      const int64_t at = i * padded(q);
-      float *l = S + at, *k = K + at, *column = direct, *term = terms;
-      const float *dots = X + at, *cb = CB + at, *delta = decays.delta;
-      decays.row(i, q, [=](int64_t j, float decay, bool inside) {
-        const float scaled_dot = delta[j] * dots[j];
-        l[j] = inside ? decay * cb[j] : 0.0f;
-        k[j] += inside ? decay * scaled_dot : 0.0f;
-        const float product = inside & (j < i) ? decay * cb[j] * dots[j] : 0.0f;
-        column[j] += product;
-        term[j] = product * delta[j];
-      });
-      own[i] = cb[i] * dots[i];
-      dl[i] = sum(i, terms);
+    memset(dx, 0, q * p_width * 4);
+    for (int64_t block = 0; block < q; block += block_rows) {
+      const int64_t rows = std::min(block_rows, q - block), columns = block + rows;
+      const float* gradients = g + block * p_width;
+      product(rows, columns, P, gradients, p_width, 1, x_transposed, width, strip, width, false);
+      for (int64_t i = block; i < columns; i++) {
+        float *dots = strip + (i - block) * width, *k = K + i * width, *column = direct, *term = terms;
+        const float *cb = CB + i * width, *delta = decays.delta;
+        own[i] = cb[i] * dots[i];
+        decays.row(i, q, [=](int64_t j, float decay, bool inside) {
+          const float dot = dots[j];
+          const float weight = decay * cb[j];
+          const float product = inside & (j < i) ? weight * dot : 0.0f;
+          k[j] += inside ? decay * (delta[j] * dot) : 0.0f;
+          dots[j] = inside ? weight : 0.0f;
+          column[j] += product;
+          term[j] = product * delta[j];
+        });
+        dl[i] = sum(i, terms);
+      }
+      product(columns, P, rows, strip, 1, width, gradients, p_width, dx, p_width, true);
     }
   }
 
@@ -133,6 +147,7 @@ template <class Act> struct Backward {
     gather(q, P, row(chunk) + head * P, a.channels, x);
     gather(q, P, a.dy + chunk.row * a.inner + head * P, a.inner, g);
     transpose(q, P, x, x_transposed);
+    triangle(q);
 
     double last = 0;
     if (left) {
@@ -143,10 +158,6 @@ template <class Act> struct Backward {
       for (int64_t p = 0; p < P; p++) last += dot(N, turned + p * n_width, H + p * n_width);
       last *= decays.carry;
     }
-
-    lower_product(q, P, g, x_transposed, X);
-    triangle(q);
-    multiply_lower_transposed(q, P, S, g, dx, false);
 
     for (int64_t j = 0; j < q; j++) {
       float *out = dx + j * p_width, *r = R + j * p_width;
