@@ -2,34 +2,84 @@
 // backward pass computes du of a tile and of the taps-1 rows after it, which see into it. dweight and dbias are summed per block of
 // rows, the blocks' partial sums in order, so that the result does not depend on the number of threads.
 //
-// Four taps, the usual number, are compiled with their loops unrolled; `Taps` is 0 for any other number.
+// Taps are taken four at a time, the usual number, in one loop over channels. Other numbers are filled up with taps of weight zero, which like
+// all that a row does not see read a row of zeros.
 #include "cpu.h"
 #include "elementary.h"
 #include <algorithm>
 
 constexpr int64_t row_block = 64, channel_block = 512;
 
+alignas(64) static const float zeros[channel_block] = {};
+
+// What four taps read for one row.
+template <class T> using Rows = const T* [4];
+
+// to = start + sum over four taps of weights times rows; consecutive rows of weights lie `stride` apart.
+template <class T, class To>
+static inline void add_taps(int64_t count, const float* weights, int64_t stride, const Rows<T>& rows, const float* start, To* to) {
+  const float *w0 = weights, *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride;
+  const T *x0 = rows[0], *x1 = rows[1], *x2 = rows[2], *x3 = rows[3];
+#pragma GCC ivdep
+  for (int64_t c = 0; c < count; c++) {
+    float sum = multiply_add(w0[c], load(x0 + c), start[c]);
+    sum = multiply_add(w1[c], load(x1 + c), sum);
+    sum = multiply_add(w2[c], load(x2 + c), sum);
+    store(to + c, multiply_add(w3[c], load(x3 + c), sum));
+  }
+}
+
+// Four consecutive rows of sums, `stride` apart, += d times rows.
+template <class T> static inline void add_products(int64_t count, const float* d, const Rows<T>& rows, float* sums, int64_t stride) {
+  float *s0 = sums, *s1 = s0 + stride, *s2 = s1 + stride, *s3 = s2 + stride;
+  const T *x0 = rows[0], *x1 = rows[1], *x2 = rows[2], *x3 = rows[3];
+#pragma GCC ivdep
+  for (int64_t c = 0; c < count; c++) {
+    s0[c] = multiply_add(d[c], load(x0 + c), s0[c]);
+    s1[c] = multiply_add(d[c], load(x1 + c), s1[c]);
+    s2[c] = multiply_add(d[c], load(x2 + c), s2[c]);
+    s3[c] = multiply_add(d[c], load(x3 + c), s3[c]);
+  }
+}
+
 template <class Args> struct Convolution {
   using Act = std::remove_cv_t<std::remove_pointer_t<decltype(Args::projection)>>;
   const Args& a;
+  // Taps with those of weight zero, which come first.
+  const int64_t taps;
   // bias, then a row of weights for each tap: contiguous channels, which the loops over channels read.
-  float* weights;
-  // What a row sees before its document begins.
-  Act zeros[channel_block] = {};
+  float* weights = nullptr;
 
-  Convolution(const Args& a, float* memory) : a(a), weights(memory) {
+  explicit Convolution(const Args& a) : a(a), taps((a.taps + 3) / 4 * 4) {}
+
+  // Floats in `weights`, and in one block's sums for dbias and dweight, which are laid out alike.
+  int64_t size() const { return (taps + 1) * a.channels; }
+  float* of_tap(float* rows, int64_t j) const { return rows + (j + 1) * a.channels; }
+
+  void take_weights(float* memory) {
+    weights = memory;
+    memset(weights, 0, size() * 4);
     memcpy(weights, a.bias, a.channels * 4);
     for (int64_t j = 0; j < a.taps; j++)
-      for (int64_t c = 0; c < a.channels; c++) weights[(j + 1) * a.channels + c] = a.weight[c * a.taps + j];
+      for (int64_t c = 0; c < a.channels; c++) of_tap(weights, taps - a.taps + j)[c] = a.weight[c * a.taps + j];
   }
 
-  const float* weight(int64_t j, int64_t first) const { return weights + (j + 1) * a.channels + first; }
-  const float* bias(int64_t first) const { return weights + first; }
+  // The rows of x that row r sees through taps j .. j+3.
+  void seen(int64_t r, int64_t j, int64_t first, Rows<Act>& rows) const {
+    const int64_t visible = std::min(r % a.sequence - a.starts[r], a.taps - 1);
+    for (int64_t i = 0; i < 4; i++) {
+      const int64_t back = taps - 1 - j - i;
+      rows[i] = back > visible ? reinterpret_cast<const Act*>(zeros) : a.projection + (r - back) * a.width + a.offset + first;
+    }
+  }
 
-  // The row that tap j of row r reads.
-  const Act* seen(int64_t r, int64_t j, int64_t first) const {
-    const int64_t back = a.taps - 1 - j;
-    return r % a.sequence - back < a.starts[r] ? zeros : a.projection + (r - back) * a.width + a.offset + first;
+  // u of row r for `count` channels from `first`.
+  void convolve(int64_t r, int64_t first, int64_t count, float* u) const {
+    for (int64_t j = 0; j < taps; j += 4) {
+      Rows<Act> rows;
+      seen(r, j, first, rows);
+      add_taps(count, of_tap(weights, j) + first, a.channels, rows, j == 0 ? weights + first : u, u);
+    }
   }
 
   template <class Body> void tiles(const Body& body) const {
@@ -42,92 +92,75 @@ template <class Args> struct Convolution {
   }
 };
 
-// u += weights of one tap times the row it reads.
-template <class Act> static inline void add_tap(int64_t count, const float* __restrict w, const Act* __restrict x, float* __restrict u) {
-  for (int64_t c = 0; c < count; c++) u[c] = multiply_add(w[c], load(x + c), u[c]);
-}
-
-template <class Args> static inline void convolve(const Convolution<Args>& v, int64_t r, int64_t first, int64_t count, float* u) {
-  const auto& a = v.a;
-  if (a.taps != 4) {
-    memcpy(u, v.bias(first), count * 4);
-    for (int64_t j = 0; j < a.taps; j++) add_tap(count, v.weight(j, first), v.seen(r, j, first), u);
-    return;
-  }
-  const auto *x0 = v.seen(r, 0, first), *x1 = v.seen(r, 1, first), *x2 = v.seen(r, 2, first), *x3 = v.seen(r, 3, first);
-  const float *w0 = v.weight(0, first), *w1 = v.weight(1, first), *w2 = v.weight(2, first), *w3 = v.weight(3, first);
-  const float* bias = v.bias(first);
-#pragma GCC ivdep
-  for (int64_t c = 0; c < count; c++) {
-    float sum = multiply_add(w0[c], load(x0 + c), bias[c]);
-    sum = multiply_add(w1[c], load(x1 + c), sum);
-    sum = multiply_add(w2[c], load(x2 + c), sum);
-    u[c] = multiply_add(w3[c], load(x3 + c), sum);
-  }
-}
-
 template <class Act> static void conv_silu(const conv_silu_args<Act>& a) {
-  const Convolution v(a, static_cast<float*>(scratch(0, (a.taps + 1) * a.channels * 4)));
-  v.tiles([&](int64_t begin, int64_t end, int64_t first, int64_t count) {
+  Convolution convolution(a);
+  convolution.take_weights(static_cast<float*>(scratch(0, convolution.size() * 4)));
+  convolution.tiles([&](int64_t begin, int64_t end, int64_t first, int64_t count) {
     float u[channel_block];
     for (int64_t r = begin; r < end; r++) {
-      convolve(v, r, first, count, u);
+      convolution.convolve(r, first, count, u);
       Act* y = a.y + r * a.channels + first;
+#pragma GCC ivdep
       for (int64_t c = 0; c < count; c++) store(y + c, fast_silu(u[c]));
     }
   });
 }
 EXPORT_ACT(conv_silu)
 
-// dw += du * x
-template <class Act> static inline void add_product(int64_t count, const float* __restrict du, const Act* __restrict x, float* __restrict dw) {
-  for (int64_t c = 0; c < count; c++) dw[c] = multiply_add(du[c], load(x + c), dw[c]);
-}
-
 template <class Act> static void conv_silu_backward(const conv_silu_backward_args<Act>& a) {
-  const int64_t blocks = (a.rows + row_block - 1) / row_block, size = (a.taps + 1) * a.channels;
+  Convolution convolution(a);
+  const int64_t taps = convolution.taps, size = convolution.size(), blocks = (a.rows + row_block - 1) / row_block;
   float* memory = static_cast<float*>(scratch(0, (blocks + 1) * size * 4));
-  const Convolution v(a, memory);
+  convolution.take_weights(memory);
   // Per block of rows: dbias, then dweight of each tap.
   float* partial = memory + size;
-  v.tiles([&](int64_t begin, int64_t end, int64_t first, int64_t count) {
-    float* gradients = static_cast<float*>(scratch(1, (row_block + a.taps - 1) * channel_block * 4));
+  convolution.tiles([&](int64_t begin, int64_t end, int64_t first, int64_t count) {
+    float* gradients = static_cast<float*>(scratch(1, (row_block + taps) * channel_block * 4));
     float* sums = partial + begin / row_block * size + first;
-    for (int64_t j = 0; j <= a.taps; j++) memset(sums + j * a.channels, 0, count * 4);
+    for (int64_t j = 0; j <= taps; j++) memset(sums + j * a.channels, 0, count * 4);
     const int64_t seeing = std::min(a.rows, end + a.taps - 1);
     for (int64_t r = begin; r < seeing; r++) {
       float* du = gradients + (r - begin) * channel_block;
       float u[channel_block];
-      convolve(v, r, first, count, u);
+      convolution.convolve(r, first, count, u);
       const Act* dy = a.dy + r * a.channels + first;
+      const float counted = r < end ? 1.0f : 0.0f;
 #pragma GCC ivdep
       for (int64_t c = 0; c < count; c++) {
         const float s = fast_sigmoid(u[c]);
         du[c] = load(dy + c) * s * (1.0f + u[c] * (1.0f - s));
+        sums[c] += counted * du[c];
       }
       if (r >= end) continue;
-#pragma GCC ivdep
-      for (int64_t c = 0; c < count; c++) sums[c] += du[c];
-      for (int64_t j = 0; j < a.taps; j++) add_product(count, du, v.seen(r, j, first), sums + (j + 1) * a.channels);
+      for (int64_t j = 0; j < taps; j += 4) {
+        Rows<Act> rows;
+        convolution.seen(r, j, first, rows);
+        add_products(count, du, rows, convolution.of_tap(sums, j), a.channels);
+      }
     }
     for (int64_t q = begin; q < end; q++) {
-      float dx[channel_block] = {};
       const int64_t position = q % a.sequence;
-      for (int64_t j = 0; j < a.taps; j++) {
-        const int64_t ahead = a.taps - 1 - j, r = q + ahead;
-        if (position + ahead >= a.sequence || a.starts[r] > position) continue;
-        add_tap(count, v.weight(j, first), gradients + (r - begin) * channel_block, dx);
-      }
       Act* out = a.dprojection + q * a.width + a.offset + first;
-      for (int64_t c = 0; c < count; c++) store(out + c, dx[c]);
+      float dx[channel_block];
+      for (int64_t j = 0; j < taps; j += 4) {
+        Rows<float> rows;
+        for (int64_t i = 0; i < 4; i++) {
+          const int64_t ahead = taps - 1 - j - i, r = q + ahead;
+          const bool sees = ahead < a.taps && position + ahead < a.sequence && a.starts[r] <= position;
+          rows[i] = sees ? gradients + (r - begin) * channel_block : zeros;
+        }
+        const float *w = convolution.of_tap(convolution.weights, j) + first, *start = j == 0 ? zeros : dx;
+        if (j + 4 < taps) add_taps(count, w, a.channels, rows, start, dx);
+        else add_taps(count, w, a.channels, rows, start, out);
+      }
     }
   });
   parallel_rows(a.channels, 64, [&](int64_t begin, int64_t end) {
     for (int64_t block = 0; block < blocks; block++) {
-      const float* sums = partial + block * size;
+      float* sums = partial + block * size;
       for (int64_t c = begin; c < end; c++) {
         a.dbias[c] += sums[c];
-        for (int64_t j = 0; j < a.taps; j++) a.dweight[c * a.taps + j] += sums[(j + 1) * a.channels + c];
+        for (int64_t j = 0; j < a.taps; j++) a.dweight[c * a.taps + j] += convolution.of_tap(sums, taps - a.taps + j)[c];
       }
     }
   });

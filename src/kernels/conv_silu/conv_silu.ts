@@ -33,6 +33,7 @@ export const convSilu = defineKernel({
     { dims: { rows: 14, channels: 33, width: 90, taps: 4 }, scalars: { offset: 20, sequence: 7 } },
     { dims: { rows: 150, channels: 300, width: 320, taps: 4 }, scalars: { offset: 16, sequence: 75 } },
     { dims: { rows: 20, channels: 16, width: 16, taps: 2 }, scalars: { offset: 0, sequence: 10 } },
+    { dims: { rows: 24, channels: 20, width: 21, taps: 7 }, scalars: { offset: 1, sequence: 12 } },
     {
       name: 'documents',
       dims: { rows: 160, channels: 40, width: 100, taps: 4 },
@@ -97,6 +98,7 @@ export const convSiluBackward = defineKernel({
     { dims: { rows: 14, channels: 33, width: 90, taps: 4 }, scalars: { offset: 20, sequence: 7 } },
     { dims: { rows: 150, channels: 300, width: 320, taps: 4 }, scalars: { offset: 16, sequence: 75 } },
     { dims: { rows: 20, channels: 16, width: 16, taps: 2 }, scalars: { offset: 0, sequence: 10 } },
+    { dims: { rows: 24, channels: 20, width: 21, taps: 7 }, scalars: { offset: 1, sequence: 12 } },
     {
       name: 'documents',
       dims: { rows: 160, channels: 40, width: 100, taps: 4 },
