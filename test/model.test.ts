@@ -214,6 +214,20 @@ describe('model', () => {
     assert.ok(norm(gradientOf(model).map((g, i) => g - 2 * once[i]!)) < 1e-5 * norm(once))
   })
 
+  it('computes the same step whether or not it was evaluated before', () => {
+    const [sequence, rows] = [16, 32]
+    const batch = makeBatch(cpu, randomTokens(rows, config.vocab), sequence)
+    const step = (evaluated: boolean) => {
+      const model = build(cpu, 'nvfp4-sr-on-weights', config, sequence, rows)
+      model.weightsChanged()
+      if (evaluated) model.evaluate(batch)
+      model.beginStep(1)
+      model.loss(batch, 0)
+      return gradientOf(model)
+    }
+    assert.deepEqual(step(true), step(false))
+  })
+
   it('sees nothing of the future, and nothing of another document where boundaries reset', () => {
     const sequence = 32
     const model = build(cpu, 'bf16', config, sequence, sequence)

@@ -133,6 +133,8 @@ export class Model {
     this.#state.random.write(random)
     this.#use(this.recipe)
     this.#drawSigns(random)
+    // Images that validation made under the last step's randomness must not live on.
+    this.weightsChanged()
   }
 
   #drawSigns(random: Uint32Array): void {
@@ -203,6 +205,7 @@ export class Model {
   /** Runs `body` in a scope that records nothing, under another recipe. */
   #without<T>(recipe: Recipe, body: () => T): T {
     this.tape.recording = false
+    this.#state.microBatch = 0
     this.#use(recipe)
     try {
       let result: T

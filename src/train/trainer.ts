@@ -137,13 +137,13 @@ export class Trainer {
     restoreTensors(checkpoint.files.optimizer!, moments)
   }
 
-  /** The weights alone, for whoever only evaluates. */
+  /** The weights alone, and the phase of the recipe that made them, for whoever only evaluates. */
   restoreWeights(checkpoint: Checkpoint): void {
     restoreTensors(
       checkpoint.files.model!,
       this.#tensors((name, tensor) => toBackend(name, tensor), ['']),
     )
-    this.model.weightsChanged()
+    this.model.beginStep(Math.max(0, checkpoint.state.step - 1))
   }
 
   /** Weights under their own names (''), moments as `<name>.first` and `<name>.second`. */
