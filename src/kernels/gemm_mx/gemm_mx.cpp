@@ -1,23 +1,11 @@
 // The products of gemm_mx.ts.
-#include "gemm.h"
+#include "gemm_fp4.h"
 
 static void run_gemm_mxfp4(const gemm_mxfp4_args& g) {
-  const int64_t blocks = g.blocks;
   const Output c{g.c, g.c_is_bf16 != 0, g.n, g.accumulate != 0};
-  parallel_rows(g.m, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++)
-      for (int64_t j = 0; j < g.n; j++) {
-        float acc = 0;
-        for (int64_t block = 0; block < blocks; block++) {
-          const uint8_t* a = g.a_codes + (i * blocks + block) * 16;
-          const uint8_t* b = g.b_codes + (j * blocks + block) * 16;
-          int dot = 0;
-          for (int l = 0; l < 16; l++)
-            dot += e2m1_doubled(a[l] & 15) * e2m1_doubled(b[l] & 15) + e2m1_doubled(a[l] >> 4) * e2m1_doubled(b[l] >> 4);
-          acc += ue8m0_value(g.a_scales[i * blocks + block]) * (ue8m0_value(g.b_scales[j * blocks + block]) * (float)dot);
-        }
-        c.put(i, j, acc * 0.25f);
-      }
+  const CodedOperand a{g.a_codes, g.a_scales, g.m, g.blocks}, b{g.b_codes, g.b_scales, g.n, g.blocks};
+  multiply_fp4<Mxfp4>(c, a, b, [](int64_t, int64_t, int64_t count, const float* acc, float* y) {
+    for (int64_t j = 0; j < count; j++) y[j] = acc[j] * 0.25f;
   });
 }
 EXPORT(gemm_mxfp4)
