@@ -26,8 +26,8 @@ template <class T> static Found largest_of(const T* x, int64_t size) {
   Word any[4] = {};
   int64_t i = 0;
   for (; i + 4 * W <= size; i += 4 * W)
-    for (int k = 0; k < 4; k++) any[k] = larger<Lanes>(any[k], Lanes::bits(fetch(x + i + k * W)) & 0x7fffffffu);
-  uint32_t largest = Lanes::largest(larger<Lanes>(larger<Lanes>(any[0], any[1]), larger<Lanes>(any[2], any[3])));
+    for (int k = 0; k < 4; k++) any[k] = Lanes::larger(any[k], Lanes::bits(fetch(x + i + k * W)) & 0x7fffffffu);
+  uint32_t largest = Lanes::largest(Lanes::larger(Lanes::larger(any[0], any[1]), Lanes::larger(any[2], any[3])));
   for (; i < size; i++) {
     const uint32_t a = bits_of(load(x + i)) & 0x7fffffffu;
     largest = a > largest ? a : largest;

@@ -6,7 +6,7 @@ import type { Case, Dims } from '../../tensor/kernel.ts'
 export type Layout = 'rows' | 'columns' | 'square'
 
 /** What goes into a case: values that reach the edges of the formats, by name. */
-type Filling = 'normal' | 'edges' | 'ties' | 'tiny' | 'bad' | 'huge'
+type Filling = 'normal' | 'edges' | 'ties' | 'tiny' | 'bad' | 'nan' | 'huge'
 
 const fillings: Readonly<Record<Filling, (i: number, random: Stream) => number>> = {
   normal: (_, random) => random.normal(),
@@ -17,6 +17,7 @@ const fillings: Readonly<Record<Filling, (i: number, random: Stream) => number>>
   ties: (i, random) => (i % 16 === 5 ? 6 : (random.below(97) - 48) / 8),
   tiny: (_, random) => random.normal() * 1e-38,
   bad: (i, random) => [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY][i % 97] ?? random.normal(),
+  nan: (i, random) => (i % 37 === 20 ? Number.NaN : random.normal()),
   huge: (_, random) => random.normal() * 1e37,
 }
 
@@ -103,6 +104,7 @@ const linesOf: Readonly<Record<'e4m3' | 'ue8m0' | 'f32', readonly Variant[]>> = 
     { rows: 80, cols: 48, filling: 'ties', options: { fourOverSix: 'mse' } },
     { rows: 32, cols: 80, filling: 'normal', options: { fourOverSix: 'mae' } },
     { rows: 32, cols: 48, filling: 'bad', options: { fourOverSix: 'mae' } },
+    { rows: 32, cols: 48, filling: 'nan', options: { fourOverSix: 'mse' } },
     { rows: 64, cols: 48, filling: 'normal', options: { outer: 'row' } },
     { rows: 64, cols: 48, filling: 'edges', options: { round: 'stochastic', outer: 'row', scaleOrder: 'm6' } },
   ],
@@ -129,6 +131,8 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
     { ...size(80, 48), filling: 'ties' },
     { ...size(16, 48), filling: 'tiny' },
     { ...size(48, 48), filling: 'bad' },
+    { ...size(48, 48), filling: 'nan', options: round },
+    { ...size(32, 48), filling: 'nan' },
     { ...size(32, 64), filling: 'huge' },
     { ...size(48, 272), filling: 'edges', options: round },
     { ...size(80, 48), filling: 'bad', options: round },
@@ -145,6 +149,7 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
   const timed: Variant[] = [
     big,
     ...(eden ? [] : [{ ...big, options: stochastic }]),
+    ...(eden || scale !== 'e4m3' ? [] : [{ ...big, options: { fourOverSix: 'mse' as const } }]),
     ...(layout === 'columns' ? [{ ...big, hadamard: 16, options: round }] : []),
   ]
   const special = eden ? [] : linesOf[scale].filter(({ options }) => layout !== 'square' || options?.outer !== 'row')

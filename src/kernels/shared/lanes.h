@@ -20,6 +20,8 @@ struct One {
   SHARED static bool above(Word a, Word b) { return a > b; }
   SHARED static bool equal(Word a, Word b) { return a == b; }
   SHARED static bool below(Real a, Real b) { return a < b; }
+  SHARED static Word smaller(Word a, Word b) { return a < b ? a : b; }
+  SHARED static Word larger(Word a, Word b) { return a > b ? a : b; }
   // High and low words of the 64-bit product.
   SHARED static void multiply(Word a, uint32_t b, Word& high, Word& low) {
     const uint64_t product = (uint64_t)a * b;
@@ -27,10 +29,3 @@ struct One {
     low = (uint32_t)product;
   }
 };
-
-template <class L> SHARED typename L::Word smaller(typename L::Word a, typename L::Word b) {
-  return L::select(L::above(b, a), a, b);
-}
-template <class L> SHARED typename L::Word larger(typename L::Word a, typename L::Word b) {
-  return L::select(L::above(a, b), a, b);
-}

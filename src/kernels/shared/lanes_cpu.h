@@ -35,11 +35,22 @@ struct Lanes {
   static Signed above(Word a, Word b) { return (Signed)a > (Signed)b; }
   static Signed equal(Word a, Word b) { return (Signed)a == (Signed)b; }
   static Signed below(Real a, Real b) { return a < b; }
+  // GCC makes a comparison and a blend of these where it could have one instruction.
+#if defined(__AVX512F__)
+  static Word smaller(Word a, Word b) { return (Word)_mm512_maskz_min_epi32(0xffff, (__m512i)a, (__m512i)b); }
+  static Word larger(Word a, Word b) { return (Word)_mm512_maskz_max_epi32(0xffff, (__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__)
+  static Word smaller(Word a, Word b) { return (Word)_mm256_min_epi32((__m256i)a, (__m256i)b); }
+  static Word larger(Word a, Word b) { return (Word)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+#else
+  static Word smaller(Word a, Word b) { return select(above(b, a), a, b); }
+  static Word larger(Word a, Word b) { return select(above(a, b), a, b); }
+#endif
 
   static void multiply(Word a, uint32_t b, Word& high, Word& low) {
 #if defined(__AVX512F__)
     const __m512i m = _mm512_set1_epi32((int)b);
-    const Wide even = (Wide)_mm512_mul_epu32((__m512i)a, m), odd = (Wide)_mm512_mul_epu32((__m512i)((Wide)a >> 32), m);
+    const Wide even = (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, m), odd = (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)((Wide)a >> 32), m);
     high = (Word)_mm512_mask_blend_epi32(0xaaaa, (__m512i)(even >> 32), (__m512i)odd);
     low = (Word)_mm512_mask_blend_epi32(0xaaaa, (__m512i)even, (__m512i)(odd << 32));
 #elif defined(__AVX2__)
@@ -91,6 +102,20 @@ struct Lanes {
     const Word u = bits(x);
     const Word rounded = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
     return of_bits(select(above(u & 0x7fffffffu, word(0x7f800000u)), (u & 0xffff0000u) | 0x400000u, rounded));
+  }
+
+  // Whether any lane of x is above y.
+  static bool some_above(Word x, uint32_t y) {
+    const Signed mask = above(x, word(y));
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_epi8((__m256i)mask) != 0;
+#else
+    int32_t any = 0;
+    for (int l = 0; l < width; l++) any |= mask[l];
+    return any != 0;
+#endif
   }
 
   static uint32_t largest(Word x) {

@@ -46,11 +46,14 @@ template <class T> inline void store_lines(T* z, int64_t stride, int lanes, int 
   }
 }
 
-// Vector i is x[i * pitch + 0 .. lanes).
+// Vector i is x[i * pitch + 0 .. lanes). What the next panel but one will read is fetched meanwhile: the strides hide it from the hardware.
 template <class T> inline void load_panel(Real* v, const T* x, int64_t pitch, int lanes, int rows) {
   constexpr int W = Lanes::width;
   if (lanes == W) {
-    for (int i = 0; i < rows; i++) v[i] = fetch(x + i * pitch);
+    for (int i = 0; i < rows; i++) {
+      __builtin_prefetch(x + i * pitch + 2 * W);
+      v[i] = fetch(x + i * pitch);
+    }
     return;
   }
   for (int i = 0; i < rows; i++) {
@@ -147,7 +150,7 @@ struct Largest {
   Word finite = Lanes::word(0), any = Lanes::word(0);
   void add(Real x) {
     const Word a = Lanes::bits(x) & 0x7fffffffu;
-    any = larger<Lanes>(any, a);
-    finite = larger<Lanes>(finite, Lanes::select(Lanes::above(a, Lanes::word(0x7f800000u)), Lanes::word(0), a));
+    any = Lanes::larger(any, a);
+    finite = Lanes::larger(finite, Lanes::select(Lanes::above(a, Lanes::word(0x7f800000u)), Lanes::word(0), a));
   }
 };

@@ -20,33 +20,35 @@ static constexpr float LARGEST_FLOAT = 3.4028234663852886e38f;
 static constexpr float LARGEST_BF16 = 3.3895313892515355e38f;
 
 template <class L, class E> SHARED typename L::Word exponent_of(typename L::Word a) {
-  return larger<L>(a, L::word((uint32_t)E::lowest << 23)) & INFINITE;
+  return L::larger(a, L::word((uint32_t)E::lowest << 23)) & INFINITE;
 }
 
-template <class L, class E> SHARED typename L::Word with_sign(typename L::Word code, typename L::Word x) {
+template <class L, class E, bool Nan> SHARED typename L::Word with_sign(typename L::Word code, typename L::Word x) {
   const typename L::Word sign = (x >> (32 - E::bits)) & (1u << (E::bits - 1));
+  if (!Nan) return code | sign;
   return L::select(L::above(x & 0x7fffffffu, L::word(INFINITE)), L::word(E::nan), code | sign);
 }
 
-// Code of the value nearest to x, ties to even, saturating; NaN becomes E::nan.
-template <class L, class E> SHARED typename L::Word encode_nearest(typename L::Real x) {
+// Code of the value nearest to x, ties to even, saturating; NaN becomes E::nan. Without `Nan`, x is known not to be one.
+template <class L, class E, bool Nan = true> SHARED typename L::Word encode_nearest(typename L::Real x) {
   typedef typename L::Word Word;
-  const Word u = L::bits(x), a = smaller<L>(u & 0x7fffffffu, L::word(E::largest));
+  const Word u = L::bits(x), a = L::smaller(u & 0x7fffffffu, L::word(E::largest));
   const Word exponent = exponent_of<L, E>(a);
   const Word magic = exponent + ((uint32_t)(23 - E::mantissa) << 23);
   const Word multiple = L::bits(L::of_bits(a) + L::of_bits(magic)) - magic;
-  return with_sign<L, E>(multiple + (exponent >> (23 - E::mantissa)) - ((uint32_t)E::lowest << E::mantissa), u);
+  return with_sign<L, E, Nan>(multiple + (exponent >> (23 - E::mantissa)) - ((uint32_t)E::lowest << E::mantissa), u);
 }
 
 // Away from zero iff the fraction of a step, truncated to Bits bits, plus `random` of as many bits carries.
-template <class L, class E, int Bits> SHARED typename L::Word encode_stochastic(typename L::Real x, typename L::Word random) {
+template <class L, class E, int Bits, bool Nan = true>
+SHARED typename L::Word encode_stochastic(typename L::Real x, typename L::Word random) {
   typedef typename L::Word Word;
-  const Word u = L::bits(x), a = smaller<L>(u & 0x7fffffffu, L::word(E::largest));
+  const Word u = L::bits(x), a = L::smaller(u & 0x7fffffffu, L::word(E::largest));
   const Word exponent = exponent_of<L, E>(a);
   const Word scale = ((uint32_t)(2 * 127 + Bits + E::mantissa) << 23) - exponent;
   const Word multiple = L::truncate(L::of_bits(a) * L::of_bits(scale));
   const Word base = ((exponent >> 23) - (uint32_t)E::lowest) << (E::mantissa + Bits);
-  return with_sign<L, E>((multiple + base + random) >> Bits, u);
+  return with_sign<L, E, Nan>((multiple + base + random) >> Bits, u);
 }
 
 // Magnitude of a code without sign.
@@ -129,12 +131,12 @@ struct ScaleUE8M0 {
     Word code;
     if (s.floor) {
       const uint32_t emax = (bits_of(s.limit) >> 23) - 127;
-      code = larger<L>(b >> 23, L::word(emax)) - emax;
+      code = L::larger(b >> 23, L::word(emax)) - emax;
     } else {
       const Word v = L::bits(L::of_bits(b) * (1.0f / s.limit));
       code = L::select(L::above(v, L::word(0x400000u)), (v + 0x7fffffu) >> 23, L::word(0));
     }
-    code = smaller<L>(code, L::word(254));
+    code = L::smaller(code, L::word(254));
     const Word power = L::select(L::equal(code, L::word(254)), L::word(0x400000u), (254u - code) << 23);
     return BlockScale<L>{code, L::of_bits(power)};
   }

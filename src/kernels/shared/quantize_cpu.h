@@ -31,24 +31,13 @@ inline Random<Lanes> draw_groups(const Draw& draw, uint64_t first, uint64_t stri
   return philox<Lanes>(low, high, Lanes::word(draw.stream), Lanes::word(draw.step), draw.low, draw.high);
 }
 
-// Quantises the first `count` vectors of v, one block to a lane; count is Format::block or a shorter multiple of 16. `given` is the scale
-// where the format has one for the whole tensor. Fills count * bits / 32 words and returns what is stored as the scale.
-template <class Format, Rounding How>
-inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, const Scaling& s, const BlockScale<Lanes>* given,
-                           const Draw& draw, uint64_t group, uint64_t group_stride, Word* words) {
+// Codes of the first `count` vectors, gathered in count * bits / 32 words; returns what is stored as the scale.
+template <class Format, Rounding How, bool Nan>
+inline Word encode_block(const Real* v, int count, const BlockScale<Lanes>& scale, const Draw& draw, uint64_t group,
+                         uint64_t group_stride, Word* words) {
   typedef typename Format::Element Element;
   constexpr int per_word = 32 / Element::bits;
-  BlockScale<Lanes> scale;
-  if constexpr (Format::whole) {
-    scale = *given;
-  } else {
-    Word b = Lanes::word(0);
-    for (int i = 0; i < count; i++) b = larger<Lanes>(b, magnitude<Lanes>(v[i]));
-    scale = Format::Scale::template of<Lanes>(b, outer, s);
-    if constexpr (How == Rounding::nearest && Format::Scale::outer)
-      if (s.four_over_six) scale = four_over_six<Lanes>(v, b, scale, outer, s);
-    if constexpr (How == Rounding::eden) scale = eden_scale<Lanes>(scale, outer);
-  }
+  Word stored = scale.stored;
   for (int g = 0; g < count; g += 16, group++) {
     Random<Lanes> random;
     if constexpr (How != Rounding::nearest) random = draw_groups(draw, group, group_stride);
@@ -58,8 +47,8 @@ inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, 
     for (int i = 0; i < 16; i++) {
       const Real y = v[g + i] * scale.multiplier;
       Word code;
-      if constexpr (How == Rounding::stochastic) code = encode_stochastic<Lanes, Element, 8>(y, random.byte(i));
-      else code = encode_nearest<Lanes, Element>(y);
+      if constexpr (How == Rounding::stochastic) code = encode_stochastic<Lanes, Element, 8, Nan>(y, random.byte(i));
+      else code = encode_nearest<Lanes, Element, Nan>(y);
       if constexpr (How == Rounding::eden) {
         squares[i] = y * y;
         products[i] = y * decode<Lanes, Element>(code);
@@ -67,9 +56,33 @@ inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, 
       word = i % per_word == 0 ? code : word | (code << (Element::bits * (i % per_word)));
       if (i % per_word == per_word - 1) words[(g + i) / per_word] = word;
     }
-    if constexpr (How == Rounding::eden) scale.stored = eden_correction<Lanes>(scale.stored, squares, products, random.word[0]);
+    if constexpr (How == Rounding::eden) stored = eden_correction<Lanes>(stored, squares, products, random.word[0]);
   }
-  return scale.stored;
+  return stored;
+}
+
+// Quantises the first `count` vectors of v, one block to a lane; count is Format::block or a shorter multiple of 16. `given` is the scale
+// where the format has one for the whole tensor. NaN costs a second look, so blocks without one are told apart.
+template <class Format, Rounding How>
+inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, const Scaling& s, const BlockScale<Lanes>* given,
+                           const Draw& draw, uint64_t group, uint64_t group_stride, Word* words) {
+  if constexpr (Format::whole) {
+    return encode_block<Format, How, true>(v, count, *given, draw, group, group_stride, words);
+  } else {
+    Word b = Lanes::word(0);
+    for (int i = 0; i < count; i++) b = Lanes::larger(b, Lanes::bits(v[i]) & 0x7fffffffu);
+    const bool nan = Lanes::some_above(b, INFINITE);
+    if (nan) {
+      b = Lanes::word(0);
+      for (int i = 0; i < count; i++) b = Lanes::larger(b, magnitude<Lanes>(v[i]));
+    }
+    BlockScale<Lanes> scale = Format::Scale::template of<Lanes>(b, outer, s);
+    if constexpr (How == Rounding::nearest && Format::Scale::outer)
+      if (s.four_over_six) scale = four_over_six<Lanes>(v, b, scale, outer, s);
+    if constexpr (How == Rounding::eden) scale = eden_scale<Lanes>(scale, outer);
+    if (nan) return encode_block<Format, How, true>(v, count, scale, draw, group, group_stride, words);
+    return encode_block<Format, How, false>(v, count, scale, draw, group, group_stride, words);
+  }
 }
 
 // Writes `count` words of each lane to p + lane * stride bytes.

@@ -9,7 +9,7 @@
 template <class T> inline uint32_t tile_largest(const T* x, int64_t pitch, int rows, int cols) {
   Word b = Lanes::word(0);
   for (int r = 0; r < rows; r++)
-    for (int c = 0; c < cols; c += Lanes::width) b = larger<Lanes>(b, magnitude<Lanes>(fetch(x + r * pitch + c)));
+    for (int c = 0; c < cols; c += Lanes::width) b = Lanes::larger(b, magnitude<Lanes>(fetch(x + r * pitch + c)));
   return Lanes::largest(b);
 }
 
