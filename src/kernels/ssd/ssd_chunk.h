@@ -17,7 +17,7 @@
 namespace ssd_chunk {
 
 // Rows of a triangular Q x Q matrix are computed in blocks of so many.
-constexpr int64_t block_rows = 32;
+constexpr int64_t block_rows = 16;
 constexpr int64_t task_heads = 4;
 
 struct Sizes {
@@ -172,6 +172,7 @@ struct Decays {
   // First token of the chunk that each row sees.
   int32_t* first;
   float rate, carry;
+  // Whether any row sees the token before the chunk; if so, the first does.
   bool entered;
 
   explicit Decays(Pieces& pieces, int64_t chunk) {
@@ -200,8 +201,7 @@ struct Decays {
       leave[i] = i >= first[last] ? l : 0.0f;
     }
     carry = enter[last];
-    // Rows that see past the chunk's begin come first.
-    entered = enter[0] != 0.0f || a.starts[chunk.row] < chunk.begin;
+    entered = a.starts[chunk.row] < chunk.begin;
   }
 
   // Calls body(j, L_ij or 0, whether L_ij is one of the triangle's) for all columns j up to the end of row i's block.
