@@ -102,7 +102,7 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
       observer.event?.(step, `loss spike: ${loss.toFixed(3)}, ${deviations.toFixed(1)} deviations above the mean`)
     }
     if (due(validateEvery) || step === config.steps) {
-      run.numerics({ step, amax: trainer.largestOperands() })
+      for (const operand of trainer.largestOperands()) run.numerics({ step, ...operand })
       validation = trainer.validate()
       run.metrics({ step, validation_loss: validation.loss })
       observer.validation?.(step, validation)

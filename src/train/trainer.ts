@@ -2,7 +2,7 @@ import type { RunConfig } from '../config/schema.ts'
 import type { Corpus } from '../data/corpus.ts'
 import { type Batch as HostBatch, Sampler, Validation } from '../data/sampler.ts'
 import { type Batch, Model } from '../model/model.ts'
-import { roles } from '../ops/linear.ts'
+import { type Role, roles } from '../ops/linear.ts'
 import { findRecipe } from '../recipes/recipes.ts'
 import type { Checkpoint, CheckpointFiles, CheckpointTensor } from '../run/checkpoint.ts'
 import { fromBackend } from '../run/checkpoint.ts'
@@ -93,18 +93,14 @@ export class Trainer {
     )
   }
 
-  /** Largest magnitude of what each linear layer last quantised, by layer and role; roles that are not quantised are left out. */
-  largestOperands(): Record<string, Record<string, number>> {
+  /** Largest magnitude of what each linear layer last quantised, for every operand that is quantised. */
+  largestOperands(): { linear: string; operand: Role; amax: number }[] {
     const statistics = this.model.statistics.floats()
-    const largest = (i: number) => {
-      const values = roles.map((role, j): [string, number] => [role, statistics[2 * (i * roles.length + j)]!])
-      return Object.fromEntries(values.filter(([, value]) => value > 0))
-    }
-    return Object.fromEntries(
-      this.model.linears
-        .map(({ name }, i) => [name, largest(i)] as const)
-        .filter(([, values]) => Object.keys(values).length > 0),
-    )
+    return this.model.linears
+      .flatMap(({ name }, i) =>
+        roles.map((operand, j) => ({ linear: name, operand, amax: statistics[2 * (i * roles.length + j)]! })),
+      )
+      .filter(({ amax }) => amax > 0)
   }
 
   /** The loss on the held-out batches, in the run's recipe or another. Leaves no trace in the training that follows. */
