@@ -11,7 +11,9 @@ template <class L> struct Random {
 template <class L>
 SHARED Random<L> philox(typename L::Word c0, typename L::Word c1, typename L::Word c2, typename L::Word c3, uint32_t k0,
                         uint32_t k1) {
+#ifndef __CUDACC__
 #pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; round++) {
     typename L::Word h0, l0, h1, l1;
     L::multiply(c0, 0xd2511f53u, h0, l0);

@@ -1,0 +1,25 @@
+// rotate and hadamard_signs of rotate.ts.
+#include "philox.h"
+#include "piece_cuda.h"
+
+template <class Act> __device__ void rotate(const rotate_args<Act>& a) {
+  __shared__ Piece loaded, rotated;
+  const Cut cut(a.rows, a.cols, a.columns != 0);
+  EACH_BLOCK(task, cut.down() * cut.across()) {
+    const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;
+    const Piece& piece = prepare_piece(loaded, rotated, a.x, cut, line, start, a.hadamard, a.signs);
+    const int lanes = cut.lanes(line), count = cut.count(start);
+    BLOCK_LOOP(u, LINES * SPAN) {
+      const int l = (int)(cut.columns ? u % LINES : u / SPAN), i = (int)(cut.columns ? u / LINES : u % SPAN);
+      if (l < lanes && i < count) store(a.y + cut.at(line + l, start + i), piece.value[i][l]);
+    }
+  }
+}
+EXPORT_CUDA_ACT(rotate)
+
+__device__ void run_hadamard_signs(const hadamard_signs_args& a) {
+  if (blockIdx.x != 0 || threadIdx.x != 0) return;
+  const Random<One> random = philox<One>(0xffffffffu, 0xffffffffu, a.stream, a.random[2], a.random[0], a.random[1]);
+  for (int i = 0; i < 4; i++) a.signs[i] = random.word[i];
+}
+EXPORT_CUDA(hadamard_signs)
