@@ -1,7 +1,8 @@
 // The thread pool behind parallel_for, and memory for the cpu backend.
 //
-// Workers spin for a short while after a job, because the next kernel follows within microseconds, then sleep. Tasks are taken from
-// one atomic counter. Nested calls run on the calling thread.
+// Tasks are taken from one atomic counter, and a job is over when its tasks are: a worker that the system has not woken yet is not waited
+// for, because on a busy machine that takes longer than most jobs. Workers spin for a short while after a job, since the next kernel follows
+// within microseconds, then sleep. Nested calls run on the calling thread.
 #include "cpu.h"
 #include <atomic>
 #include <condition_variable>
@@ -26,56 +27,57 @@ struct Pool {
   std::vector<std::thread> workers;
   std::mutex mutex;
   std::condition_variable wake;
-  std::atomic<uint64_t> generation{0};
   std::atomic<int> sleeping{0};
   std::atomic<bool> stopping{false};
-  std::atomic<int64_t> next{0};
-  std::atomic<int> running{0};
+  // Tasks that nobody has taken. While it is not 0, and until `done` reaches `tasks`, the job stays as it is; so whoever lowers it by one
+  // may read `tasks` and `body` afterwards, however long ago it looked.
+  std::atomic<int64_t> left{0};
+  std::atomic<int64_t> done{0};
   int64_t tasks = 0;
   const std::function<void(int64_t)>* body = nullptr;
 
   void take() {
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) (*body)(task);
-  }
-
-  void work(uint64_t seen) {
-    for (;;) {
-      int spins = 0;
-      while (generation.load(std::memory_order_acquire) == seen) {
-        if (++spins < 20000) {
-          relax();
-          continue;
-        }
-        std::unique_lock<std::mutex> lock(mutex);
-        sleeping.fetch_add(1);
-        wake.wait(lock, [&] { return generation.load() != seen; });
-        sleeping.fetch_sub(1);
-      }
-      seen = generation.load(std::memory_order_acquire);
-      if (stopping.load()) return;
-      take();
-      running.fetch_sub(1, std::memory_order_release);
+    for (int64_t seen = left.load(std::memory_order_acquire); seen > 0;) {
+      if (!left.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      (*body)(tasks - seen);
+      done.fetch_add(1, std::memory_order_release);
+      seen = left.load(std::memory_order_acquire);
     }
   }
 
-  void post() {
-    running.store((int)workers.size(), std::memory_order_relaxed);
+  bool called() const { return left.load(std::memory_order_acquire) > 0 || stopping.load(); }
+
+  void work();
+
+  void post(const std::function<void(int64_t)>& job, int64_t count) {
+    tasks = count;
+    body = &job;
+    done.store(0, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(mutex);
-      generation.fetch_add(1, std::memory_order_release);
+      left.store(count, std::memory_order_release);
     }
     if (sleeping.load() > 0) wake.notify_all();
   }
 
+  void finish() {
+    for (int spins = 0; done.load(std::memory_order_acquire) != tasks; spins++) {
+      if (spins < 4000) relax();
+      else std::this_thread::yield();
+    }
+  }
+
   void resize(int threads) {
     stop();
-    for (int i = 1; i < threads; i++) workers.emplace_back([this, seen = generation.load()] { work(seen); });
+    for (int i = 1; i < threads; i++) workers.emplace_back([this] { work(); });
   }
 
   void stop() {
-    if (workers.empty()) return;
-    stopping.store(true);
-    post();
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      stopping.store(true);
+    }
+    wake.notify_all();
     for (auto& worker : workers) worker.join();
     workers.clear();
     stopping.store(false);
@@ -89,6 +91,20 @@ Pool& pool() {
 }
 
 thread_local bool inside = false;
+
+void Pool::work() {
+  inside = true;
+  while (!stopping.load()) {
+    for (int spins = 0; spins < 20000 && !called(); spins++) relax();
+    if (!called()) {
+      std::unique_lock<std::mutex> lock(mutex);
+      sleeping.fetch_add(1);
+      wake.wait(lock, [this] { return called(); });
+      sleeping.fetch_sub(1);
+    }
+    take();
+  }
+}
 
 struct Region {
   void* data = nullptr;
@@ -114,14 +130,11 @@ void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) {
     for (int64_t task = 0; task < tasks; task++) body(task);
     return;
   }
-  p.tasks = tasks;
-  p.body = &body;
-  p.next.store(0, std::memory_order_relaxed);
-  p.post();
+  p.post(body, tasks);
   inside = true;
   p.take();
   inside = false;
-  while (p.running.load(std::memory_order_acquire) != 0) relax();
+  p.finish();
 }
 
 int thread_count() { return (int)pool().workers.size() + 1; }
