@@ -66,6 +66,7 @@ class Bench {
       name: 'layer',
       index: 5,
       weight: parameter,
+      memory: parameter,
       recipe,
       state: this.state,
       statistics,

@@ -256,7 +256,7 @@ describe('model', () => {
   it('names the layer and the size that a recipe cannot run', () => {
     assert.throws(
       () => build(cpu, 'nvfp4', { ...config, mamba_heads: 12, mamba_head_dim: 7 }, 16, 32),
-      /^Error: layers\.0\.mixer\.in_proj: 220 output features are not a multiple of 16, which nvfp4 needs; the nearest that works is 224$/,
+      /^Error: layers\.0\.mixer\.out_proj: 84 input features are not a multiple of 16, which nvfp4 needs; the nearest that works is 80$/,
     )
     assert.throws(
       () => build(cpu, 'nvfp4', config, 20, 40),
@@ -273,6 +273,31 @@ describe('model', () => {
       /has "x" at 1; its blocks are M, \*, -/,
     )
     build(cpu, 'bf16', { ...config, mamba_heads: 12, mamba_head_dim: 7 }, 20, 40)
+  })
+
+  it('pads the projection of Mamba-2 to the blocks of the recipe', () => {
+    const [sequence, rows] = [16, 32]
+    const odd = { ...config, pattern: 'M', mamba_heads: 6, mamba_head_dim: 8, state: 7 }
+    const tokens = randomTokens(rows, config.vocab)
+    const run = (backend: Backend, recipe: string) => {
+      const model = build(backend, recipe, odd, sequence, rows)
+      model.loss(makeBatch(backend, tokens, sequence), 0)
+      return model
+    }
+    const [plain, quantised, other] = [run(cpu, 'fp32'), run(cpu, 'nvfp4-plain'), run(reference, 'nvfp4-plain')]
+    assert.equal(plain.linears[0]!.outputs, 130)
+    assert.equal(quantised.linears[0]!.outputs, 144)
+    const { padded, gradient } = quantised.parameters.named('backbone.layers.0.mixer.in_proj.weight')
+    assert.ok(
+      padded.gradient
+        .floats()
+        .subarray(gradient.size)
+        .every(g => g === 0),
+    )
+    const [want, got, same] = [plain, quantised, other].map(gradientOf) as [Float32Array, Float32Array, Float32Array]
+    const cosine = got.reduce((sum, g, i) => sum + g * want[i]!, 0) / (norm(got) * norm(want))
+    assert.ok(cosine > 0.9, `cosine ${cosine}`)
+    assert.ok(norm(got.map((g, i) => g - same[i]!)) < 0.05 * norm(same))
   })
 
   it('presets fit their recipes', () => {

@@ -21,6 +21,7 @@ import { rope } from './rope/rope.ts'
 import { hadamardSigns, rotate } from './rotate/rotate.ts'
 import { squaredRelu, squaredReluBackward } from './squared_relu/squared_relu.ts'
 import { ssd, ssdBackward } from './ssd/ssd.ts'
+import { zeroColumns } from './zero_columns/zero_columns.ts'
 
 /** Every kernel there is: read by conformance tests, benchmarks, the header generator and the backends' loaders. */
 export const kernels: readonly Kernel[] = [
@@ -62,4 +63,5 @@ export const kernels: readonly Kernel[] = [
   adamw,
   gradientStatistics,
   optimizerControl,
+  zeroColumns,
 ] as unknown as Kernel[]

@@ -44,4 +44,6 @@ export function mambaSizes(config: ModelConfig): { inner: number; conv: number; 
 export interface LinearShape extends LinearSite {
   readonly rows: number
   readonly cols: number
+  /** The block does with more outputs than `rows` where a recipe's blocks want that. */
+  readonly padded: boolean
 }

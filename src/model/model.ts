@@ -7,7 +7,7 @@ import { rmsNorm } from '../ops/rms_norm.ts'
 import { Tape, type Var } from '../ops/tape.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import { phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
-import { checkShape } from '../recipes/shapes.ts'
+import { checkShape, outputMultiple } from '../recipes/shapes.ts'
 import type { Backend } from '../tensor/backend.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { Tensor } from '../tensor/tensor.ts'
@@ -50,8 +50,11 @@ export function checkModel(config: ModelConfig, recipe: Recipe, steps: number, t
   const shapes = linearShapes(parameterSpecs(config))
   const depth = { blocks: config.pattern.length, sensitive: config.bf16_blocks }
   for (const step of phases(recipe, steps))
-    for (const [i, resolved] of resolveRecipe(recipe, shapes, depth, step, steps).entries())
-      checkShape(resolved, shapes[i]!, tokens)
+    for (const [i, resolved] of resolveRecipe(recipe, shapes, depth, step, steps).entries()) {
+      const shape = shapes[i]!
+      const multiple = shape.padded ? outputMultiple(resolved) : 1
+      checkShape(resolved, { ...shape, rows: Math.ceil(shape.rows / multiple) * multiple }, tokens)
+    }
 }
 
 /** A language model: embedding, blocks, final norm, head. */
@@ -114,7 +117,16 @@ export class Model {
       const weight = this.parameters.named(`backbone.${name}.weight`)
       const statistics = this.statistics.part(i * roles.length * 2, [roles.length, 2])
       const freshSigns = this.#freshSigns.part(i * gemms.length * 4, [gemms.length, 4])
-      return new Linear({ name, index: i, weight, recipe: first[i]!, state: this.#state, statistics, freshSigns })
+      return new Linear({
+        name,
+        index: i,
+        weight,
+        memory: weight.padded,
+        recipe: first[i]!,
+        state: this.#state,
+        statistics,
+        freshSigns,
+      })
     })
     const linears = new Map(this.linears.map(linear => [linear.name, linear]))
     this.#blocks = specs.blocks.map(spec => ({

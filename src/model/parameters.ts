@@ -1,3 +1,4 @@
+import type { LinearMemory } from '../ops/linear.ts'
 import type { Parameter } from '../ops/tape.ts'
 import type { Backend } from '../tensor/backend.ts'
 import { sizeOf, Tensor } from '../tensor/tensor.ts'
@@ -53,17 +54,31 @@ export const linearShapes = ({ blocks }: { blocks: readonly BlockSpec[] }): Line
   blocks.flatMap(({ parameters }, block) =>
     parameters
       .filter(({ linear }) => linear)
-      .map(({ name, shape }) => ({ name: linearName(name), block, rows: shape[0]!, cols: shape[1]! })),
+      .map(({ name, shape, padded = false }) => ({
+        name: linearName(name),
+        block,
+        rows: shape[0]!,
+        cols: shape[1]!,
+        padded,
+      })),
   )
 
 /** A parameter and its place in the flat buffers, in elements. */
 export interface ModelParameter extends Parameter {
   readonly offset: number
   readonly decay: boolean
+  /** `value` and `gradient` with rows of zeros after their own where a linear layer may be padded. */
+  readonly padded: LinearMemory
 }
 
 /** Elements to which every parameter is padded in the flat buffers: 64 bytes, a cache line and a widest vector. */
 const ALIGNMENT = 16
+
+/** Rows to which a padded weight is stored: enough for the longest block or rotation of any recipe. */
+const PADDED_ROWS = 128
+
+const storedShape = ({ shape, padded }: ParameterSpec): readonly number[] =>
+  padded ? [Math.ceil(shape[0]! / PADDED_ROWS) * PADDED_ROWS, ...shape.slice(1)] : shape
 
 /** Weights and gradients, each in one flat FP32 buffer; padding stays zero. */
 export class Parameters {
@@ -77,19 +92,22 @@ export class Parameters {
   constructor(backend: Backend, specs: readonly ParameterSpec[], seed: number) {
     const offsets: number[] = []
     let size = 0
-    for (const { shape } of specs) {
+    for (const spec of specs) {
       offsets.push(size)
-      size += Math.ceil(sizeOf(shape) / ALIGNMENT) * ALIGNMENT
+      size += Math.ceil(sizeOf(storedShape(spec)) / ALIGNMENT) * ALIGNMENT
     }
     this.value = new Tensor(backend, backend.alloc(size * 4), 0, 'f32', [size]).zero()
     this.gradient = new Tensor(backend, backend.alloc(size * 4), 0, 'f32', [size]).zero()
-    this.all = specs.map(({ name, shape, initialise, decay }, i) => {
+    this.all = specs.map((spec, i) => {
+      const { name, shape, initialise, decay } = spec
       const offset = offsets[i]!
+      const stored = storedShape(spec)
+      const padded = { value: this.value.part(offset, stored), gradient: this.gradient.part(offset, stored) }
       const value = this.value.part(offset, shape)
       const initial = new Float32Array(value.size)
       initialise(streamOf(seed, name), initial)
       value.write(initial)
-      return { name, shape, offset, decay, value, gradient: this.gradient.part(offset, shape) }
+      return { name, shape, offset, decay, value, gradient: this.gradient.part(offset, shape), padded }
     })
     this.#byName = new Map(this.all.map(parameter => [parameter.name, parameter]))
   }

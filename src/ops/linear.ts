@@ -1,5 +1,7 @@
+import { zeroColumns } from '../kernels/zero_columns/zero_columns.ts'
 import type { Gemm, Operand, Quantized } from '../recipes/recipe.ts'
 import { isQuantized, type ResolvedRecipe } from '../recipes/resolve.ts'
+import { outputMultiple } from '../recipes/shapes.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import {
   type Allocate,
@@ -47,6 +49,12 @@ export interface LinearState {
 export const streamOf = (index: number, role: Role, microBatch: number): number =>
   (((index * roles.length + roles.indexOf(role)) << 16) | microBatch) >>> 0
 
+/** f32 [rows, inputs] each, rows being at least the outputs. */
+export interface LinearMemory {
+  readonly value: Tensor
+  readonly gradient: Tensor
+}
+
 interface Pair {
   readonly row: Image
   /** Where tiles are square: the transpose, with the same codes. */
@@ -60,6 +68,8 @@ export interface LinearOptions {
   readonly index: number
   /** [outputs, inputs]. */
   readonly weight: Parameter
+  /** Memory of the weight and its gradient, with rows of zeros after its own if the layer may be padded. */
+  readonly memory: LinearMemory
   readonly recipe: ResolvedRecipe
   readonly state: LinearState
   /** f32[roles, 2]: receives the largest magnitude, and 1 if a value was not finite, of what was last quantised in each role. */
@@ -75,6 +85,8 @@ export class Linear {
   readonly #options: LinearOptions
   readonly #stores: { readonly forward: Store; readonly backward: Store }
   #recipe: ResolvedRecipe
+  /** [outputs, inputs], the outputs padded to what the recipe needs where there is memory for it. */
+  #padded: LinearMemory
   /** The weight as the forward rules quantise it, and as dgrad does for itself. */
   #forward: Pair | undefined
   #backward: Image | undefined
@@ -86,6 +98,7 @@ export class Linear {
     this.statistics = statistics
     this.#options = options
     this.#recipe = recipe
+    this.#padded = this.#pad()
     const { backend } = weight.value
     this.#stores = { forward: new Store(backend), backward: new Store(backend) }
   }
@@ -95,8 +108,33 @@ export class Linear {
   }
 
   set recipe(recipe: ResolvedRecipe) {
-    if (recipe !== this.#recipe) this.weightChanged()
+    if (recipe === this.#recipe) return
     this.#recipe = recipe
+    this.#padded = this.#pad()
+    this.weightChanged()
+  }
+
+  /** Columns of the output; those beyond the weight's rows are zero. */
+  get outputs(): number {
+    return this.#padded.value.shape[0]!
+  }
+
+  /** f32 [outputs, inputs]. */
+  get value(): Tensor {
+    return this.#padded.value
+  }
+
+  get gradient(): Tensor {
+    return this.#padded.gradient
+  }
+
+  #pad(): LinearMemory {
+    const { memory, weight } = this.#options
+    const [rows, inputs] = weight.shape as [number, number]
+    const multiple = outputMultiple(this.#recipe)
+    const outputs = Math.min(Math.ceil(rows / multiple) * multiple, memory.value.shape[0]!)
+    const shape = [outputs, inputs]
+    return { value: memory.value.part(0, shape), gradient: memory.gradient.part(0, shape) }
   }
 
   /** The images of the weight are made anew at their next use. */
@@ -148,7 +186,7 @@ export class Linear {
     const made: T[] = []
     store.rewind()
     tape.scope(() => {
-      made.push(make(castTo(tape.backend, allocator(tape), this.weight.value, 'bf16'), store.allocate))
+      made.push(make(castTo(tape.backend, allocator(tape), this.value, 'bf16'), store.allocate))
     })
     return made[0]!
   }
@@ -176,7 +214,7 @@ const readsValues = ({ a, b }: Gemm): boolean => b === 'forward' && !isQuantized
 /** The weight as fprop reads it, along the inputs. */
 function forwardWeight(tape: Tape, layer: Linear): Source {
   const { b } = layer.recipe.fprop
-  return isQuantized(b) ? { image: layer.forwardImages(tape).row } : plain(layer.weight.value, false, b)
+  return isQuantized(b) ? { image: layer.forwardImages(tape).row } : plain(layer.value, false, b)
 }
 
 /** The weight as dgrad reads it, along the outputs. */
@@ -185,7 +223,7 @@ function backwardWeight(tape: Tape, layer: Linear): Source {
   if (readsValues(dgrad)) return plain(layer.forwardValues(tape), true, dgrad.a)
   if (dgrad.b === 'forward') return { image: layer.forwardImages(tape).column! }
   if (isQuantized(dgrad.b)) return { image: layer.backwardImage(tape, dgrad.b) }
-  return plain(layer.weight.value, true, dgrad.b)
+  return plain(layer.value, true, dgrad.b)
 }
 
 /** What is kept of x for wgrad. */
@@ -247,17 +285,19 @@ function gradientOf(tape: Tape, layer: Linear, dy: Tensor, gemm: 'dgrad' | 'wgra
   return { image: make(tape.backend, allocator(tape), dy, request) }
 }
 
-/** y [tokens, outputs] = x [tokens, inputs] · wᵀ. */
+/** y [tokens, outputs] = x [tokens, inputs] · wᵀ. Gradients of padded outputs are ignored, whatever they hold. */
 export function linear(tape: Tape, layer: Linear, x: Var): Var {
   const { backend } = tape
   const allocate = allocator(tape)
   return tape.scope(() => {
-    const y = new Var(tape.allocate('act', [x.value.shape[0]!, layer.weight.shape[0]!]))
+    const y = new Var(tape.allocate('act', [x.value.shape[0]!, layer.outputs]))
     const input = inputOf(tape, layer, x.value)
     multiply(backend, allocate, y.value, input.forward(), forwardWeight(tape, layer), 0)
     if (!tape.recording) return y
     const kept = input.keep()
     tape.record(y, kept.tensors, dy => {
+      const own = layer.weight.shape[0]!
+      if (layer.outputs > own) backend.run(zeroColumns, { x: dy, first: own })
       tape.scope(() => {
         const { tensor: dx, accumulate } = tape.gradientOf(x)
         const gradient = gradientOf(tape, layer, dy, 'dgrad')
@@ -265,7 +305,7 @@ export function linear(tape: Tape, layer: Linear, x: Var): Var {
       })
       tape.scope(() => {
         const gradient = gradientOf(tape, layer, dy, 'wgrad')
-        multiply(backend, allocate, layer.weight.gradient, gradient, kept.source(), 1)
+        multiply(backend, allocate, layer.gradient, gradient, kept.source(), 1)
       })
     })
     return y

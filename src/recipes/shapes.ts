@@ -28,10 +28,37 @@ function needs(gemm: Gemm, image: Quantized | undefined): { along: Need[]; acros
   return { along, across }
 }
 
+type Side = 'inputs' | 'outputs' | 'tokens'
+
+const words: Readonly<Record<Side, string>> = {
+  inputs: 'input features',
+  outputs: 'output features',
+  tokens: 'tokens of a micro-batch',
+}
+
+function needsOf(recipe: ResolvedRecipe): (Need & { readonly side: Side })[] {
+  const gemms: [Gemm, Quantized | undefined, Side, Side[]][] = [
+    [recipe.fprop, undefined, 'inputs', ['outputs']],
+    [recipe.dgrad, recipe.forward.w, 'outputs', ['inputs']],
+    [recipe.wgrad, recipe.forward.x, 'tokens', ['inputs', 'outputs']],
+  ]
+  return gemms.flatMap(([gemm, image, contraction, others]) => {
+    const { along, across } = needs(gemm, image)
+    return [
+      ...along.map(need => ({ ...need, side: contraction })),
+      ...others.flatMap(side => across.map(need => ({ ...need, side }))),
+    ]
+  })
+}
+
+/** What the number of output features must be a multiple of. All needs are powers of two, so the largest contains the others. */
+export const outputMultiple = (recipe: ResolvedRecipe): number =>
+  Math.max(1, ...needsOf(recipe).map(({ side, multiple }) => (side === 'outputs' ? multiple : 1)))
+
 /**
  * @param shape the layer: y[tokens, rows] = x[tokens, cols] · w[rows, cols]ᵀ.
  * @param tokens rows of a micro-batch.
- * @throws Error such as `layers.0.mixer.in_proj: 1288 output features are not a multiple of 16, which nvfp4 needs; the nearest that works is
+ * @throws Error such as `layers.0.mixer.up_proj: 1288 output features are not a multiple of 16, which nvfp4 needs; the nearest that works is
  * 1280`.
  */
 export function checkShape(
@@ -40,26 +67,12 @@ export function checkShape(
   tokens: number,
 ): void {
   const sizes = { inputs: shape.cols, outputs: shape.rows, tokens }
-  const words = { inputs: 'input features', outputs: 'output features', tokens: 'tokens of a micro-batch' }
-  type Side = keyof typeof sizes
-  const gemms: [Gemm, Quantized | undefined, Side, Side[]][] = [
-    [recipe.fprop, undefined, 'inputs', ['outputs']],
-    [recipe.dgrad, recipe.forward.w, 'outputs', ['inputs']],
-    [recipe.wgrad, recipe.forward.x, 'tokens', ['inputs', 'outputs']],
-  ]
-  for (const [gemm, image, contraction, others] of gemms) {
-    const { along, across } = needs(gemm, image)
-    const wanted: [Side, Need][] = [
-      ...along.map((need): [Side, Need] => [contraction, need]),
-      ...others.flatMap(side => across.map((need): [Side, Need] => [side, need])),
-    ]
-    for (const [side, { multiple, why }] of wanted) {
-      const size = sizes[side]
-      if (size % multiple === 0) continue
-      const nearest = Math.max(1, Math.round(size / multiple)) * multiple
-      throw new Error(
-        `${shape.name}: ${size} ${words[side]} are not a multiple of ${multiple}, which ${why} needs; the nearest that works is ${nearest}`,
-      )
-    }
+  for (const { side, multiple, why } of needsOf(recipe)) {
+    const size = sizes[side]
+    if (size % multiple === 0) continue
+    const nearest = Math.max(1, Math.round(size / multiple)) * multiple
+    throw new Error(
+      `${shape.name}: ${size} ${words[side]} are not a multiple of ${multiple}, which ${why} needs; the nearest that works is ${nearest}`,
+    )
   }
 }

@@ -14,6 +14,11 @@ export interface ParameterSpec {
   readonly decay: boolean
   /** The weight of a linear layer, which the recipe rules. */
   readonly linear?: true
+  /**
+   * Whether the layer may have more outputs than the weight has rows, so that their number suits the recipe's blocks: zero columns that
+   * the block leaves alone.
+   */
+  readonly padded?: true
 }
 
 /** What a block computes with. Names are those of `parameters`; a linear's is that of its weight without `.weight`. */

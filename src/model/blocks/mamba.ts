@@ -26,6 +26,7 @@ export const mamba: BlockKind = {
         initialise: normal(config.init_std),
         decay: true,
         linear: true,
+        padded: true,
       },
       {
         name: 'mixer.conv1d.weight',
