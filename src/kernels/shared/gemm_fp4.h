@@ -20,28 +20,65 @@ struct Mxfp4 {
   static float scale(uint8_t code) { return ue8m0_value(code); }
 };
 
+template <class Format> struct ScaleValues {
+  float of_code[256];
+  ScaleValues() {
+    for (int code = 0; code < 256; code++) of_code[code] = Format::scale((uint8_t)code);
+  }
+};
+template <class Format> static const ScaleValues<Format> scale_values;
+
 struct CodedOperand {
   const uint8_t* codes;
   const uint8_t* scales;
   int64_t rows, blocks;
 };
 
-// Calls block(i, words) for every block: words[w] holds word w of the block of rows first .. first+rows-1, a row in each lane, 0 in absent ones.
-template <class Format, class Block>
+// Calls block(i, words) for every block: words[w] holds word w of the block of rows first .. first+rows-1, at most most_rows, a row in each lane
+// and 0 in absent ones.
+template <class Format, int most_rows, class Block>
 inline void each_block(const CodedOperand& x, int64_t first, int64_t rows, const Block& block) {
   constexpr int together = vec_lanes / Format::words;
   const int64_t row_bytes = x.blocks * Format::words * 4;
   for (int64_t i = 0; i < x.blocks; i += together) {
     const int64_t count = x.blocks - i < together ? x.blocks - i : together;
+    const uint8_t* codes = x.codes + first * row_bytes + i * Format::words * 4;
     vec lanes[vec_lanes];
-    for (int64_t r = 0; r < vec_lanes; r++) {
-      lanes[r] = vec_set(0);
-      if (r < rows)
-        memcpy(&lanes[r], x.codes + (first + r) * row_bytes + i * Format::words * 4, (size_t)(count * Format::words * 4));
+    if (count == together && rows == most_rows) {
+#pragma GCC unroll 16
+      for (int r = 0; r < vec_lanes; r++) {
+        lanes[r] = vec_set(0);
+        if (r < most_rows) memcpy(&lanes[r], codes + r * row_bytes, sizeof(vec));
+      }
+    } else {
+      for (int64_t r = 0; r < vec_lanes; r++) {
+        lanes[r] = vec_set(0);
+        if (r < rows) memcpy(&lanes[r], codes + r * row_bytes, (size_t)(count * Format::words * 4));
+      }
     }
     transpose(lanes);
     for (int64_t j = 0; j < count; j++) block(i + j, reinterpret_cast<const word_vec*>(lanes + j * Format::words));
   }
+}
+
+// Blocks of the contraction for which a panel of B stays in the first cache.
+template <class Format> constexpr int64_t fp4_blocks_at_once = 64 / Format::words;
+
+// A panel cut along the contraction into chunks of fp4_blocks_at_once blocks, `stride` bytes from one to the next.
+template <class Format> struct ChunkedPanel {
+  char* data;
+  int64_t stride, block_bytes;
+  char* at(int64_t block) const {
+    return data + block / fp4_blocks_at_once<Format> * stride + block % fp4_blocks_at_once<Format> * block_bytes;
+  }
+};
+
+// The scales of block i of rows first .. first+rows-1 as floats; those of absent rows are 0.
+template <class Format, int width>
+inline void store_scales(const CodedOperand& x, int64_t first, int64_t rows, int64_t i, void* to) {
+  float scales[width] = {};
+  for (int64_t r = 0; r < rows; r++) scales[r] = scale_values<Format>.of_code[x.scales[(first + r) * x.blocks + i]];
+  memcpy(to, scales, sizeof scales);
 }
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
@@ -62,62 +99,97 @@ template <class Format> struct Fp4Tiles {
   constexpr Fp4Tiles() { list_fp4_tiles<Format, fp4_rows>(of_rows); }
 };
 
-// Blocks of the contraction for which a panel of B stays in the first cache.
-template <class Format> constexpr int64_t fp4_blocks_at_once = 32 / Format::words;
 // What is unpacked of B at a time, in bytes.
 constexpr int64_t fp4_unpacked_bytes = int64_t{1} << 26;
+
+// A task's part of C: row panels top .. top+count-1 against panels of B that are unpacked already.
+template <class Format, class Finish> struct Fp4Task {
+  static constexpr int64_t at_once = fp4_blocks_at_once<Format>;
+  static constexpr int64_t chunk_bytes = at_once * fp4_a_bytes<Format>;
+  static constexpr int64_t tile_floats = fp4_rows * fp4_columns;
+  static constexpr Fp4Tiles<Format> tiles{};
+
+  const Output& c;
+  const Finish& finish;
+  int64_t m, n, blocks, top, count;
+  char* a_panels;
+  float* sums;
+
+  // Chunk after chunk, and in a chunk panel after panel: the order in which they are read.
+  void unpack(const CodedOperand& a) {
+    const int64_t chunks = ceil_div(blocks, at_once);
+    a_panels = static_cast<char*>(scratch(1, chunks * count * chunk_bytes));
+    sums = static_cast<float*>(scratch(2, count * tile_floats * 4));
+    for (int64_t p = 0; p < count; p++) {
+      const ChunkedPanel<Format> panel{a_panels + p * chunk_bytes, count * chunk_bytes, fp4_a_bytes<Format>};
+      unpack_a<Format>(a, (top + p) * fp4_rows, rows(p), panel);
+    }
+  }
+
+  int64_t rows(int64_t p) const {
+    const int64_t left = m - (top + p) * fp4_rows;
+    return left < fp4_rows ? left : fp4_rows;
+  }
+
+  void multiply(const char* b_panel, int64_t column) const {
+    for (int64_t i = 0; i < blocks; i += at_once) {
+      const int64_t length = blocks - i < at_once ? blocks - i : at_once;
+      const char* chunk = a_panels + i / at_once * count * chunk_bytes;
+      for (int64_t p = 0; p < count; p++) {
+        float* tile_sums = sums + p * tile_floats;
+        const int64_t height = rows(p);
+        if (i == 0) memset(tile_sums, 0, tile_floats * 4);
+        tiles.of_rows[height](length, chunk + p * chunk_bytes, b_panel + i * fp4_b_bytes<Format>, tile_sums);
+        if (i + length == blocks) write(p, height, column, tile_sums);
+      }
+    }
+  }
+
+  void write(int64_t p, int64_t height, int64_t column, const float* tile_sums) const {
+    const int64_t first = (top + p) * fp4_rows;
+    if (n - column >= fp4_columns && !c.is_bf16) {
+      for (int64_t r = 0; r < height; r++) {
+        float y[fp4_columns];
+        finish(first + r, column, fp4_columns, tile_sums + r * fp4_columns, y);
+        float* to = static_cast<float*>(c.data) + (first + r) * c.stride + column;
+        for (int64_t j = 0; j < fp4_columns; j++) to[j] = c.accumulate ? to[j] + y[j] : y[j];
+      }
+      return;
+    }
+    const int64_t columns = n - column < fp4_columns ? n - column : fp4_columns;
+    for (int64_t r = 0; r < height; r++) {
+      float y[fp4_columns];
+      finish(first + r, column, columns, tile_sums + r * fp4_columns, y);
+      for (int64_t j = 0; j < columns; j++) c.put(first + r, column + j, y[j]);
+    }
+  }
+};
 
 // finish(row, column, count, acc, y): y[j] = what c[row, column + j] receives, of acc[j] = 4 times the sum.
 template <class Format, class Finish>
 static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOperand& b, const Finish& finish) {
-  static constexpr Fp4Tiles<Format> tiles;
-  const int64_t blocks = a.blocks, m = a.rows, n = b.rows;
-  const int64_t a_stride = fp4_a_bytes<Format> * blocks + 64, b_stride = fp4_b_bytes<Format> * blocks;
+  const int64_t blocks = a.blocks, m = a.rows, n = b.rows, threads = thread_count();
+  const int64_t b_stride = fp4_b_bytes<Format> * blocks;
   const int64_t most = fp4_unpacked_bytes / (b_stride + 1), panels_per_step = most < 1 ? 1 : most;
-  const int64_t row_panels = ceil_div(m, fp4_rows), threads = thread_count();
+  const int64_t row_panels = ceil_div(m, fp4_rows), all_panels = ceil_div(n, fp4_columns);
   int64_t height = ceil_div(row_panels, 4 * threads);
   height = height < 2 ? 2 : (height > 16 ? 16 : height);
-  const int64_t tall = ceil_div(row_panels, height), all_panels = ceil_div(n, fp4_columns);
+  const int64_t tall = ceil_div(row_panels, height);
   for (int64_t left = 0; left < all_panels; left += panels_per_step) {
     const int64_t panels = all_panels - left < panels_per_step ? all_panels - left : panels_per_step;
-    char* b_panels = static_cast<char*>(scratch(0, b_stride * panels + 64));
-    float* b_faults = static_cast<float*>(scratch(1, panels * fp4_columns * 4));
+    char* b_panels = static_cast<char*>(scratch(0, b_stride * panels));
     parallel_for(panels, [&](int64_t q) {
       const int64_t first = (left + q) * fp4_columns, columns = n - first < fp4_columns ? n - first : fp4_columns;
-      unpack_b<Format>(b, first, columns, b_panels + q * b_stride, b_faults + q * fp4_columns);
+      unpack_b<Format>(b, first, columns, b_panels + q * b_stride);
     });
     const int64_t wanted = ceil_div(4 * threads, tall), across = wanted < panels ? wanted : panels;
     parallel_for(tall * across, [&](int64_t task) {
       const int64_t top = task / across * height, part = task % across;
       const int64_t count = row_panels - top < height ? row_panels - top : height;
-      constexpr int64_t tile_floats = fp4_rows * fp4_columns;
-      char* a_panels = static_cast<char*>(scratch(2, a_stride * count));
-      float* sums = static_cast<float*>(scratch(3, count * (tile_floats + fp4_rows) * 4));
-      float* a_faults = sums + count * tile_floats;
-      for (int64_t p = 0; p < count; p++) {
-        const int64_t first = (top + p) * fp4_rows, rows = m - first < fp4_rows ? m - first : fp4_rows;
-        unpack_a<Format>(a, first, rows, a_panels + p * a_stride, a_faults + p * fp4_rows);
-      }
-      const int64_t first_row = top * fp4_rows, rows = m - first_row < count * fp4_rows ? m - first_row : count * fp4_rows;
-      for (int64_t q = panels * part / across; q < panels * (part + 1) / across; q++) {
-        for (int64_t r = 0; r < rows; r++)
-          for (int64_t j = 0; j < fp4_columns; j++) sums[r * fp4_columns + j] = a_faults[r] + b_faults[q * fp4_columns + j];
-        for (int64_t i = 0; i < blocks; i += fp4_blocks_at_once<Format>) {
-          const int64_t length = blocks - i < fp4_blocks_at_once<Format> ? blocks - i : fp4_blocks_at_once<Format>;
-          const char* b_panel = b_panels + q * b_stride + i * fp4_b_bytes<Format>;
-          for (int64_t p = 0; p < count; p++) {
-            const int64_t below = rows - p * fp4_rows, height = below < fp4_rows ? below : fp4_rows;
-            tiles.of_rows[height](length, a_panels + p * a_stride + i * fp4_a_bytes<Format>, b_panel,
-                                  sums + p * tile_floats);
-          }
-        }
-        const int64_t column = (left + q) * fp4_columns, columns = n - column < fp4_columns ? n - column : fp4_columns;
-        for (int64_t r = 0; r < rows; r++) {
-          float y[fp4_columns];
-          finish(first_row + r, column, columns, sums + r * fp4_columns, y);
-          c.put_row(first_row + r, column, columns, y);
-        }
-      }
+      Fp4Task<Format, Finish> block{c, finish, m, n, blocks, top, count, nullptr, nullptr};
+      block.unpack(a);
+      for (int64_t q = panels * part / across; q < panels * (part + 1) / across; q++)
+        block.multiply(b_panels + q * b_stride, (left + q) * fp4_columns);
     });
   }
 }

@@ -25,10 +25,9 @@ inline __m256i fp4_high(word_vec word, int offset) {
 }
 
 template <class Format>
-inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, char* panel, float* faults) {
-  for (int r = 0; r < fp4_rows; r++) faults[r] = 0;
-  each_block<Format>(x, first, rows, [&](int64_t i, const word_vec* words) {
-    int32_t* to = reinterpret_cast<int32_t*>(panel + i * fp4_a_bytes<Format>);
+inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel) {
+  each_block<Format, fp4_rows>(x, first, rows, [&](int64_t i, const word_vec* words) {
+    int32_t* to = reinterpret_cast<int32_t*>(panel.at(i));
     __m256i sum = _mm256_setzero_si256();
     const __m256i twelve = _mm256_set1_epi8(12), ones = _mm256_set1_epi16(1);
     for (int w = 0; w < Format::words; w++) {
@@ -41,25 +40,20 @@ inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, char* p
     }
     const __m256i start = _mm256_sub_epi32(_mm256_set1_epi32(fp4_magic), sum);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(start));
-    float scales[fp4_rows] = {};
-    for (int64_t r = 0; r < rows; r++) scales[r] = Format::scale(x.scales[(first + r) * x.blocks + i]);
-    memcpy(to + fp4_rows, scales, sizeof scales);
+    store_scales<Format, fp4_rows>(x, first, rows, i, to + fp4_rows);
   });
 }
 
 template <class Format>
-inline void unpack_b(const CodedOperand& x, int64_t first, int64_t columns, char* panel, float* faults) {
-  for (int j = 0; j < fp4_columns; j++) faults[j] = 0;
-  each_block<Format>(x, first, columns, [&](int64_t i, const word_vec* words) {
+inline void unpack_b(const CodedOperand& x, int64_t first, int64_t columns, char* panel) {
+  each_block<Format, fp4_columns>(x, first, columns, [&](int64_t i, const word_vec* words) {
     char* to = panel + i * fp4_b_bytes<Format>;
     for (int w = 0; w < Format::words; w++) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), fp4_low(words[w], 12));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), fp4_high(words[w], 12));
       to += 64;
     }
-    float scales[fp4_columns] = {};
-    for (int64_t j = 0; j < columns; j++) scales[j] = Format::scale(x.scales[(first + j) * x.blocks + i]);
-    memcpy(to, scales, sizeof scales);
+    store_scales<Format, fp4_columns>(x, first, columns, i, to);
   });
 }
 

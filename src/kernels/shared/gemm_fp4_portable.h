@@ -8,29 +8,28 @@ template <class Format> constexpr int64_t fp4_a_bytes = (8 * Format::words + 1) 
 template <class Format> constexpr int64_t fp4_b_bytes = (8 * Format::words + 1) * fp4_columns * 4;
 
 template <class Format, int width>
-inline void unpack_floats(const CodedOperand& x, int64_t first, int64_t rows, char* panel, int64_t block_bytes) {
+inline void unpack_floats(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel) {
   const int64_t row_bytes = x.blocks * Format::words * 4;
   for (int64_t i = 0; i < x.blocks; i++) {
-    float* to = reinterpret_cast<float*>(panel + i * block_bytes);
+    float* to = reinterpret_cast<float*>(panel.at(i));
     for (int64_t r = 0; r < width; r++) {
       for (int64_t l = 0; l < 4 * Format::words; l++) {
         const int byte = r < rows ? x.codes[(first + r) * row_bytes + i * Format::words * 4 + l] : 0;
         to[2 * l * width + r] = (float)e2m1_doubled(byte & 15);
         to[(2 * l + 1) * width + r] = (float)e2m1_doubled(byte >> 4);
       }
-      to[8 * Format::words * width + r] = r < rows ? Format::scale(x.scales[(first + r) * x.blocks + i]) : 0;
     }
+    store_scales<Format, width>(x, first, rows, i, to + 8 * Format::words * width);
   }
 }
 template <class Format>
-inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, char* panel, float* faults) {
-  for (int r = 0; r < fp4_rows; r++) faults[r] = 0;
-  unpack_floats<Format, fp4_rows>(x, first, rows, panel, fp4_a_bytes<Format>);
+inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel) {
+  unpack_floats<Format, fp4_rows>(x, first, rows, panel);
 }
 template <class Format>
-inline void unpack_b(const CodedOperand& x, int64_t first, int64_t columns, char* panel, float* faults) {
-  for (int j = 0; j < fp4_columns; j++) faults[j] = 0;
-  unpack_floats<Format, fp4_columns>(x, first, columns, panel, fp4_b_bytes<Format>);
+inline void unpack_b(const CodedOperand& x, int64_t first, int64_t columns, char* panel) {
+  const ChunkedPanel<Format> whole{panel, fp4_blocks_at_once<Format> * fp4_b_bytes<Format>, fp4_b_bytes<Format>};
+  unpack_floats<Format, fp4_columns>(x, first, columns, whole);
 }
 
 // sums[R][fp4_columns] += the terms of `blocks` blocks, in order.
