@@ -64,9 +64,9 @@ export const smallConfig = (folder: string, ...overrides: string[]): RunConfig =
   loadConfig('small', overrides, { small: small(join(folder, 'text.txt')) })
 
 /** The same config as a file for the command line; returns its path. */
-export function configFile(folder: string): string {
+export function configFile(folder: string, ...overrides: string[]): string {
   const path = join(folder, 'small.json')
-  writeFileSync(path, JSON.stringify(small(join(folder, 'text.txt'))))
+  writeFileSync(path, JSON.stringify(smallConfig(folder, ...overrides)))
   return path
 }
 
