@@ -1,5 +1,5 @@
 import koffi from 'koffi'
-import type { Arguments, Backend } from '../tensor/backend.ts'
+import type { Arguments, Backend, Memory } from '../tensor/backend.ts'
 import { bind } from '../tensor/bind.ts'
 import { slotsOf, symbolOf } from '../tensor/contracts.ts'
 import type { Args, Bindings, Kernel } from '../tensor/kernel.ts'
@@ -37,6 +37,7 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
   }
 
   const usage = { bytes: 0, allocations: 0 }
+  const held = new Set<Memory>()
   return {
     name: 'cpu',
     description: { level, threads },
@@ -47,9 +48,12 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
       if (!address) throw new UnavailableError(`out of memory: ${bytes} bytes wanted, ${usage.bytes} in use`)
       usage.bytes += bytes
       usage.allocations++
-      return { bytes, address }
+      const memory = { bytes, address }
+      held.add(memory)
+      return memory
     },
     free(memory) {
+      held.delete(memory)
       usage.bytes -= memory.bytes
       release(memory.address)
     },
@@ -80,6 +84,7 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
     },
     close() {
       for (const kernel of loaded.keys()) loaded.delete(kernel)
+      for (const memory of held) this.free(memory)
     },
   }
 }

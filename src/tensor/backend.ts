@@ -34,5 +34,6 @@ export interface Backend {
   run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>): void
   /** Set to watch; kernels are then waited for one by one. */
   profiler?: Profiler | undefined
+  /** Frees all memory. Nothing may be run or read afterwards. */
   close(): void
 }
