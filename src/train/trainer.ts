@@ -16,7 +16,7 @@ export interface StepResult extends GradientReport {
   /** Mean cross-entropy of the step's targets, in nats. */
   readonly loss: number
   readonly lr: number
-  /** What linear layers quantised that was not finite, as `layers.3.mixer.in_proj dyRows`. */
+  /** What linear layers quantised that was not finite, first to last, as `layers.3.mixer.in_proj dyRows`. */
   readonly nonFiniteOperands: readonly string[]
 }
 
@@ -86,11 +86,16 @@ export class Trainer {
     return { ...optimizer.report(), loss: sum / targets, lr, nonFiniteOperands: this.#nonFiniteOperands() }
   }
 
+  /** In the order in which a step makes them: the first is where it began. */
   #nonFiniteOperands(): string[] {
     const statistics = this.model.statistics.floats()
-    return this.model.linears.flatMap(({ name }, i) =>
-      roles.filter((_, j) => statistics[2 * (i * roles.length + j) + 1] !== 0).map(role => `${name} ${role}`),
+    const found = this.model.linears.flatMap(({ name }, i) =>
+      roles
+        .filter((_, j) => statistics[2 * (i * roles.length + j) + 1] !== 0)
+        .map(role => ({ operand: `${name} ${role}`, backward: role.startsWith('dy') })),
     )
+    const backward = found.filter(operand => operand.backward).reverse()
+    return [...found.filter(operand => !operand.backward), ...backward].map(({ operand }) => operand)
   }
 
   /** Largest magnitude of what each linear layer last quantised, for every operand that is quantised. */
