@@ -82,8 +82,8 @@ function inputs({ m, n, blocks }: Dims, bytes: number) {
  *   dot_i = sum over the 32 elements of block i of value(a) * value(b)
  *   c     = sum over blocks i, in order, of fp32(a_scale_i * fp32(b_scale_i * dot_i)), plus c if `accumulate`
  *
- * MXFP4: dot_i and the scaling are exact, so the result is the same to the bit everywhere on the CPU. Scales up to 2^100 are in range; a larger one
- * gives a result that is not finite. MXFP8: dot_i is an FP32 sum.
+ * MXFP4: dot_i is an integer over 4 and scales are powers of two, so only the sum over blocks rounds, and the result is the same to the bit on
+ * every CPU level as long as no term leaves the range of FP32. MXFP8: dot_i is an FP32 sum.
  */
 export const gemmMxfp4 = product('gemm_mxfp4', { bytes: 16, value: decodeE2m1 }, 0)
 export const gemmMxfp8 = product(

@@ -1,0 +1,44 @@
+// Operands with E4M3 elements, decoded into FP32 panels with their scales multiplied in: each element rounds once, as in an FP32 sum.
+#pragma once
+#include "gemm_float.h"
+
+struct ReadE4m3 {
+  using Element = uint8_t;
+  static float one(const uint8_t* p) { return e4m3_value(*p); }
+  // A code's bits are those of an FP32 with another bias; 2^120 makes up for it, subnormals included.
+  static vec many(const uint8_t* p) {
+    typedef uint8_t byte_vec __attribute__((vector_size(vec_lanes)));
+    byte_vec codes;
+    memcpy(&codes, p, sizeof codes);
+    const word_vec code = __builtin_convertvector(codes, word_vec), magnitude = code & 0x7fu;
+    const word_vec value = (word_vec)((vec)(magnitude << 20) * vec_set(0x1p120f)) | (code & 0x80u) << 24;
+    return (vec)(magnitude == 0x7fu ? value | 0x7fc00000u : value);
+  }
+};
+
+// Scale(row, block) is the decode scale of a block of `block` elements of a row.
+template <class Scale> struct Fp8Operand {
+  const uint8_t* codes;
+  int64_t length, block;
+  Scale scale;
+
+  template <int width> void pack(int64_t first, int64_t rows, int64_t k, float* panel) const {
+    pack_panel<ReadE4m3, width>(codes + first * length, length, 1, rows, k, panel);
+    for (int64_t begin = 0; begin < k; begin += block) {
+      const int64_t end = begin + block < k ? begin + block : k;
+      float scales[width] = {};
+      for (int64_t r = 0; r < rows; r++) scales[r] = scale(first + r, begin / block);
+      for (int64_t l = begin; l < end; l++)
+        for (int64_t r = 0; r < width; r++) panel[l * width + r] *= scales[r];
+    }
+  }
+};
+
+struct PlainFp8Operand {
+  const uint8_t* codes;
+  int64_t length;
+
+  template <int width> void pack(int64_t first, int64_t rows, int64_t k, float* panel) const {
+    pack_panel<ReadE4m3, width>(codes + first * length, length, 1, rows, k, panel);
+  }
+};
