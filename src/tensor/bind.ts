@@ -1,4 +1,4 @@
-import type { Activation } from './dtype.ts'
+import type { Activation, DType } from './dtype.ts'
 import type { Args, Dims, Kernel, TensorArg } from './kernel.ts'
 import { Tensor } from './tensor.ts'
 
@@ -8,29 +8,93 @@ export interface Bound {
   act: Activation
 }
 
-/** A shape word as a sum-free expression: `cols`, `cols/16`, `2*cols`, `16`. Returns undefined while its word is unknown. */
-export function evaluateWord(word: string | number, dims: Dims): number | undefined {
-  if (typeof word === 'number') return word
-  const divided = word.indexOf('/')
-  if (divided >= 0) {
-    const n = dims[word.slice(0, divided)]
-    return n === undefined ? undefined : n / Number(word.slice(divided + 1))
-  }
-  const times = word.indexOf('*')
-  if (times >= 0) {
-    const n = dims[word.slice(times + 1)]
-    return n === undefined ? undefined : n * Number(word.slice(0, times))
-  }
-  return dims[word]
+/** A word of a shape: `cols` is times 1 over 1, `2*cols` times 2, `cols/16` over 16; a number has no name. */
+interface Word {
+  readonly name: string | undefined
+  readonly times: number
+  readonly over: number
 }
+
+function parseWord(word: string | number): Word {
+  if (typeof word === 'number') return { name: undefined, times: word, over: 1 }
+  const [, times, name, over] = /^(?:(\d+)\*)?(\w+)(?:\/(\d+))?$/.exec(word) ?? []
+  if (name === undefined) throw new Error(`"${word}" is not a word of a shape; write cols, 2*cols or cols/16`)
+  return { name, times: Number(times ?? 1), over: Number(over ?? 1) }
+}
+
+const wordValue = ({ name, times, over }: Word, dims: Dims): number | undefined => {
+  if (name === undefined) return times
+  const dim = dims[name]
+  return dim === undefined ? undefined : (dim * times) / over
+}
+
+/** What a shape's word is worth; undefined while its dimension is unknown. */
+export const evaluateWord = (word: string | number, dims: Dims): number | undefined => wordValue(parseWord(word), dims)
 
 /** Names of all dimensions of a kernel, in order of first appearance: the order of the int64 arguments of native code. */
 export function dimNames(args: Args): string[] {
   const names = new Set<string>()
   for (const arg of Object.values(args))
     if (arg.kind === 'tensor')
-      for (const word of arg.shape) if (typeof word === 'string') names.add(word.replace(/\/\d+$|^\d+\*/, ''))
+      for (const word of arg.shape) {
+        const { name } = parseWord(word)
+        if (name !== undefined) names.add(name)
+      }
   return [...names]
+}
+
+interface TensorCheck {
+  readonly name: string
+  readonly arg: TensorArg
+  readonly words: readonly Word[]
+  /** Positions of words that are a plain name: they give a dimension its value. */
+  readonly plain: readonly { readonly axis: number; readonly name: string }[]
+}
+
+/** A contract in the form in which calls are checked; made once for each kernel, because a step calls hundreds. */
+interface Plan {
+  readonly names: ReadonlySet<string>
+  readonly scalars: readonly string[]
+  readonly tensors: readonly TensorCheck[]
+}
+
+const plans = new WeakMap<Kernel, Plan>()
+
+function planOf(kernel: Kernel): Plan {
+  const known = plans.get(kernel)
+  if (known) return known
+  const scalars: string[] = []
+  const tensors: TensorCheck[] = []
+  for (const [name, arg] of Object.entries(kernel.args)) {
+    if (arg.kind === 'scalar') {
+      scalars.push(name)
+      continue
+    }
+    const words = arg.shape.map(parseWord)
+    const plain = words.flatMap((word, axis) =>
+      word.name !== undefined && word.times === 1 && word.over === 1 ? [{ axis, name: word.name }] : [],
+    )
+    tensors.push({ name, arg, words, plain })
+  }
+  const plan = { names: new Set(Object.keys(kernel.args)), scalars, tensors }
+  plans.set(kernel, plan)
+  return plan
+}
+
+const accepts: Readonly<Record<TensorArg['dtype'], (dtype: DType, act: Activation | undefined) => boolean>> = {
+  act: (dtype, act) => dtype === act,
+  float: dtype => dtype === 'f32' || dtype === 'bf16',
+  f32: dtype => dtype === 'f32',
+  bf16: dtype => dtype === 'bf16',
+  u8: dtype => dtype === 'u8',
+  i32: dtype => dtype === 'i32',
+  u32: dtype => dtype === 'u32',
+}
+
+function fits(words: readonly Word[], shape: readonly number[], dims: Dims): boolean {
+  if (words.length !== shape.length) return false
+  for (let i = 0; i < words.length; i++) if (wordValue(words[i]!, dims) !== shape[i]) return false
+  return true
 }
 
 const show = (arg: TensorArg, dims: Dims): string =>
@@ -41,47 +105,30 @@ const show = (arg: TensorArg, dims: Dims): string =>
  * @throws TypeError such as `rms_norm: w must be f32[4], got f32[5]`.
  */
 export function bind(kernel: Kernel, bindings: Readonly<Record<string, Tensor | number | undefined>>): Bound {
+  const plan = planOf(kernel)
   const dims: Dims = {}
   let act: Activation | undefined
-  for (const name in kernel.args) {
-    const arg = kernel.args[name]!
+  for (const name of plan.scalars) {
     const value = bindings[name]
-    if (arg.kind === 'scalar') {
-      if (typeof value !== 'number')
-        throw new TypeError(`${kernel.name}: ${name} must be a number, got ${value === undefined ? 'nothing' : value}`)
-      continue
-    }
-    if (value === undefined && arg.optional) continue
-    if (!(value instanceof Tensor))
+    if (typeof value !== 'number')
+      throw new TypeError(`${kernel.name}: ${name} must be a number, got ${value === undefined ? 'nothing' : value}`)
+  }
+  for (const { name, arg, plain } of plan.tensors) {
+    const value = bindings[name]
+    if (value instanceof Tensor) {
+      for (const { axis, name: dim } of plain) dims[dim] ??= value.shape[axis]!
+      if (arg.dtype === 'act') act ??= value.dtype === 'bf16' ? 'bf16' : 'f32'
+    } else if (value !== undefined || !arg.optional)
       throw new TypeError(
         `${kernel.name}: ${name} must be ${show(arg, dims)}, got ${value === undefined ? 'nothing' : value}`,
       )
-    for (let i = 0; i < arg.shape.length; i++) {
-      const word = arg.shape[i]!
-      if (typeof word === 'string' && dims[word] === undefined && !word.includes('/') && !word.includes('*'))
-        dims[word] = value.shape[i]!
-    }
-    if (arg.dtype === 'act') act ??= value.dtype === 'bf16' ? 'bf16' : 'f32'
   }
-  for (const name in kernel.args) {
-    const arg = kernel.args[name]!
-    const value = bindings[name]
-    if (arg.kind === 'scalar' || !(value instanceof Tensor)) continue
-    const dtypeFits =
-      arg.dtype === 'act'
-        ? value.dtype === act
-        : arg.dtype === 'float'
-          ? value.dtype === 'f32' || value.dtype === 'bf16'
-          : value.dtype === arg.dtype
-    const shapeFits =
-      value.shape.length === arg.shape.length &&
-      arg.shape.every((word, i) => evaluateWord(word, dims) === value.shape[i])
-    if (!dtypeFits || !shapeFits) {
-      const wanted = arg.dtype === 'act' && act ? { ...arg, dtype: act } : arg
-      throw new TypeError(`${kernel.name}: ${name} must be ${show(wanted, dims)}, got ${value.toString()}`)
-    }
+  for (const { name, arg, words } of plan.tensors) {
+    const value = bindings[name] as Tensor | undefined
+    if (value === undefined || (accepts[arg.dtype](value.dtype, act) && fits(words, value.shape, dims))) continue
+    const wanted = arg.dtype === 'act' && act ? { ...arg, dtype: act } : arg
+    throw new TypeError(`${kernel.name}: ${name} must be ${show(wanted, dims)}, got ${value.toString()}`)
   }
-  for (const name of Object.keys(bindings))
-    if (!(name in kernel.args)) throw new TypeError(`${kernel.name} has no argument ${name}`)
+  for (const name in bindings) if (!plan.names.has(name)) throw new TypeError(`${kernel.name} has no argument ${name}`)
   return { dims, act: act ?? 'f32' }
 }
