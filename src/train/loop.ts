@@ -3,8 +3,9 @@ import { UserError } from '../config/errors.ts'
 import { readMetrics } from '../run/read.ts'
 import { isTraining } from '../run/records.ts'
 import type { Run } from '../run/run.ts'
+import { diagnose, type Problem, parameterPlace, validationProblem, weightProblem } from './guards.ts'
 import { SpikeDetector } from './spikes.ts'
-import type { StepResult, Trainer, ValidationResult } from './trainer.ts'
+import type { Trainer, ValidationResult } from './trainer.ts'
 
 /** What a run shows of itself while it goes; all optional. */
 export interface Observer {
@@ -25,27 +26,6 @@ export interface Outcome {
   readonly tokensPerSecond: number
 }
 
-const several = (names: readonly string[]): string =>
-  names.length > 3 ? `${names.slice(0, 3).join(', ')} and ${names.length - 3} more` : names.join(', ')
-
-/** Why training must not go on, or undefined: the first sign of a number that is not finite, or a gradient that is lost. */
-function diagnose({
-  loss,
-  nonFinite,
-  zero,
-  nonFiniteOperands,
-}: StepResult): { event: string; reason: string; tensors: readonly string[] } | undefined {
-  if (!Number.isFinite(loss) || nonFinite.length > 0 || nonFiniteOperands.length > 0) {
-    const where = nonFiniteOperands.length > 0 ? nonFiniteOperands : nonFinite
-    const what = Number.isFinite(loss) ? 'a value is not finite' : `the loss is ${loss}`
-    const place = where.length > 0 ? `: found in ${several(where)}` : ''
-    return { event: 'non_finite', reason: what + place, tensors: where }
-  }
-  if (zero.length > 0)
-    return { event: 'zero_gradient', reason: `the gradient of ${several(zero)} is zero throughout`, tensors: zero }
-  return undefined
-}
-
 /**
  * Trains from the run's last checkpoint to its last step, or until `stop` is aborted: then saves and returns.
  * Gives the event loop a turn after each step, so that signals are heard.
@@ -62,7 +42,20 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
   let step = run.startStep
   let seconds = 0
 
-  const save = () => run.save(trainer.files(), { step, seed: config.seed, tokens: step * trainer.tokensPerStep })
+  const stopFor = (problem: Problem, at: number): never => {
+    const { event, reason, places } = problem
+    run.event({ step: at, event, ...places[0], reason, places })
+    const left =
+      run.savedStep === undefined
+        ? 'no checkpoint had been written'
+        : `the checkpoint of step ${run.savedStep} is untouched`
+    throw new UserError(`training stopped at step ${at}: ${reason}; ${left}`)
+  }
+  const save = () => {
+    const problem = weightProblem(trainer.optimizer.nonFiniteWeights())
+    if (problem) stopFor(problem, step)
+    run.save(trainer.files(), { step, seed: config.seed, tokens: step * trainer.tokensPerStep })
+  }
   const due = (every: number) => every > 0 && step % every === 0
 
   while (step < config.steps && !stop?.aborted) {
@@ -70,16 +63,8 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
     const result = trainer.step(step)
     const elapsed = (performance.now() - started) / 1000
     seconds += elapsed
-    const problem = diagnose(result)
-    if (problem) {
-      const { event, reason, tensors } = problem
-      run.event({ step: step + 1, event, reason, tensors })
-      const left =
-        run.savedStep === undefined
-          ? 'no checkpoint had been written'
-          : `the checkpoint of step ${run.savedStep} is untouched`
-      throw new UserError(`training stopped at step ${step + 1}: ${reason}; ${left}`)
-    }
+    const problem = diagnose(result, () => trainer.optimizer.nonFiniteWeights())
+    if (problem) stopFor(problem, step + 1)
     step++
     loss = result.loss
     if (trainer.model.phases.includes(step) && step < config.steps) {
@@ -98,12 +83,19 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
     observer.step?.({ step, loss, tokensPerSecond, lr: result.lr, gradNorm: result.norm })
     const deviations = spikes.observe(loss)
     if (deviations !== undefined) {
-      run.event({ step, event: 'loss_spike', loss, deviations: Number(deviations.toFixed(1)) })
-      observer.event?.(step, `loss spike: ${loss.toFixed(3)}, ${deviations.toFixed(1)} deviations above the mean`)
+      const { layer, tensor } = parameterPlace(result.largest.name, ' gradient')
+      const { norm } = result.largest
+      run.event({ step, event: 'loss_spike', loss, deviations: Number(deviations.toFixed(1)), layer, tensor, norm })
+      observer.event?.(
+        step,
+        `loss spike: ${loss.toFixed(3)}, ${deviations.toFixed(1)} deviations above the mean; the largest gradient, of norm ${norm.toPrecision(3)}, is the ${tensor} of ${layer}`,
+      )
     }
     if (due(validateEvery) || step === config.steps) {
       for (const operand of trainer.largestOperands()) run.numerics({ step, ...operand })
       validation = trainer.validate()
+      const problem = validationProblem(validation.loss, () => trainer.optimizer.nonFiniteWeights())
+      if (problem) stopFor(problem, step)
       run.metrics({ step, validation_loss: validation.loss })
       observer.validation?.(step, validation)
     }

@@ -15,6 +15,8 @@ export interface GradientReport {
   /** Parameters with a gradient that is not finite, and those whose gradient is zero throughout. */
   readonly nonFinite: readonly string[]
   readonly zero: readonly string[]
+  /** The parameter whose gradient has the largest Euclidean norm. */
+  readonly largest: { readonly name: string; readonly norm: number }
 }
 
 /** AdamW over the flat buffers of a model; moments in FP32. What changes from step to step is read from device memory. */
@@ -87,6 +89,22 @@ export class Optimizer {
       finite: values[control.finite] === 1,
       nonFinite: values[control.nonFiniteValues]! > 0 ? named(offset => statistics[offset + 2]! > 0) : [],
       zero: values[control.zeroSegments]! > 0 ? named(offset => statistics[offset + 3] === 0) : [],
+      largest: this.#largest(statistics),
     }
+  }
+
+  #largest(statistics: Float32Array): GradientReport['largest'] {
+    const { all } = this.#parameters
+    let most = 0
+    for (const i of all.keys()) if (statistics[4 * i]! > statistics[4 * most]!) most = i
+    return { name: all[most]!.name, norm: Math.sqrt(statistics[4 * most]!) }
+  }
+
+  /** Parameters with a weight that is not finite. What `report` reads is lost. */
+  nonFiniteWeights(): string[] {
+    const { value, all } = this.#parameters
+    value.backend.run(gradientStatistics, { statistics: this.#statistics, g: value, ends: this.#ends })
+    const statistics = this.#statistics.floats()
+    return all.filter((_, i) => statistics[4 * i + 2]! > 0).map(({ name }) => name)
   }
 }

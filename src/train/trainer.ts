@@ -9,6 +9,7 @@ import { fromBackend } from '../run/checkpoint.ts'
 import { type RestoredTensor, restoreTensors, toBackend } from '../run/restore.ts'
 import type { Backend } from '../tensor/backend.ts'
 import { Tensor } from '../tensor/tensor.ts'
+import { operandPlace, type Place } from './guards.ts'
 import { type GradientReport, Optimizer } from './optimizer.ts'
 import { learningRate } from './schedule.ts'
 
@@ -16,8 +17,8 @@ export interface StepResult extends GradientReport {
   /** Mean cross-entropy of the step's targets, in nats. */
   readonly loss: number
   readonly lr: number
-  /** What linear layers quantised that was not finite, first to last, as `layers.3.mixer.in_proj dyRows`. */
-  readonly nonFiniteOperands: readonly string[]
+  /** What linear layers quantised that was not finite, in the order of the computation. */
+  readonly nonFiniteOperands: readonly Place[]
 }
 
 export interface ValidationResult {
@@ -27,6 +28,10 @@ export interface ValidationResult {
   /** Bytes of text that the targets stand for. */
   readonly bytes: number
 }
+
+/** Operands quantised in the forward pass, those of a layer in their order, and in the backward pass. */
+const forwardRoles: readonly Role[] = ['wRows', 'xRows', 'xColumns']
+const backwardRoles: readonly Role[] = ['wColumns', 'dyRows', 'dyColumns']
 
 /** A model, its optimizer and its data: everything that a step computes, nothing of where it is recorded. */
 export class Trainer {
@@ -79,23 +84,28 @@ export class Trainer {
     model.beginStep(step)
     model.lossSum.zero()
     model.setScale(1 / this.tokensPerStep)
-    for (let i = 0; i < this.#microBatches; i++) model.loss(this.#upload(this.#sampler.batch(step, i)), i)
+    const nonFiniteOperands: Place[] = []
+    for (let i = 0; i < this.#microBatches; i++) {
+      model.loss(this.#upload(this.#sampler.batch(step, i)), i)
+      nonFiniteOperands.push(...this.#nonFiniteOperands())
+    }
     optimizer.step(step, lr)
     model.weightsChanged()
     const [sum, targets] = model.lossSum.floats() as unknown as [number, number]
-    return { ...optimizer.report(), loss: sum / targets, lr, nonFiniteOperands: this.#nonFiniteOperands() }
+    return { ...optimizer.report(), loss: sum / targets, lr, nonFiniteOperands }
   }
 
   /** In the order in which a step makes them: the first is where it began. */
-  #nonFiniteOperands(): string[] {
+  /** Of the micro-batch just done: the next one overwrites what layers found. */
+  #nonFiniteOperands(): Place[] {
     const statistics = this.model.statistics.floats()
-    const found = this.model.linears.flatMap(({ name }, i) =>
-      roles
-        .filter((_, j) => statistics[2 * (i * roles.length + j) + 1] !== 0)
-        .map(role => ({ operand: `${name} ${role}`, backward: role.startsWith('dy') })),
-    )
-    const backward = found.filter(operand => operand.backward).reverse()
-    return [...found.filter(operand => !operand.backward), ...backward].map(({ operand }) => operand)
+    const found = (wanted: readonly Role[]) =>
+      this.model.linears.flatMap(({ name }, i) =>
+        wanted
+          .filter(role => statistics[2 * (i * roles.length + roles.indexOf(role)) + 1] !== 0)
+          .map(role => operandPlace(name, role)),
+      )
+    return [...found(forwardRoles), ...found(backwardRoles).reverse()]
   }
 
   /** Largest magnitude of what each linear layer last quantised, for every operand that is quantised. */
