@@ -125,35 +125,72 @@ struct Lanes {
     return result;
   }
 
-  // Lanes of a and b in turn: the lower halves, the upper halves.
-  template <class T> static T zip_low(T a, T b) { return zip(a, b, 0); }
-  template <class T> static T zip_high(T a, T b) { return zip(a, b, width / 2); }
-  template <class T> static T zip(T a, T b, int from) {
-    Signed index;
-    for (int l = 0; l < width; l++) index[l] = from + l / 2 + (l & 1) * width;
+  // What takes lane l of the result from lane pick(l) of a followed by b.
+  template <class T, class Pick> static T shuffle(T a, T b, const Pick& pick) {
 #if defined(__clang__)
     T result;
-    for (int l = 0; l < width; l++) result[l] = index[l] < width ? a[index[l]] : b[index[l] - width];
+    for (int l = 0; l < width; l++) result[l] = pick(l) < width ? a[pick(l)] : b[pick(l) - width];
     return result;
 #else
+    Signed index;
+    for (int l = 0; l < width; l++) index[l] = pick(l);
     return __builtin_shuffle(a, b, index);
 #endif
   }
+  // Within each four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1, a2 a3 b2 b3. Shuffles across fours are far slower.
+#if defined(__AVX512F__)
+  template <class T> static T zip_low(T a, T b) { return (T)_mm512_maskz_unpacklo_ps(0xffff, (__m512)a, (__m512)b); }
+  template <class T> static T zip_high(T a, T b) { return (T)_mm512_maskz_unpackhi_ps(0xffff, (__m512)a, (__m512)b); }
+  template <class T> static T join_low(T a, T b) { return (T)_mm512_maskz_unpacklo_pd(0xff, (__m512d)a, (__m512d)b); }
+  template <class T> static T join_high(T a, T b) { return (T)_mm512_maskz_unpackhi_pd(0xff, (__m512d)a, (__m512d)b); }
+#else
+  template <class T> static T zip_low(T a, T b) {
+    return shuffle(a, b, [](int l) { return (l & ~3) + (l >> 1 & 1) + (l & 1) * width; });
+  }
+  template <class T> static T zip_high(T a, T b) {
+    return shuffle(a, b, [](int l) { return (l & ~3) + 2 + (l >> 1 & 1) + (l & 1) * width; });
+  }
+  template <class T> static T join_low(T a, T b) {
+    return shuffle(a, b, [](int l) { return (l & ~3) + (l & 1) + (l >> 1 & 1) * width; });
+  }
+  template <class T> static T join_high(T a, T b) {
+    return shuffle(a, b, [](int l) { return (l & ~3) + 2 + (l & 1) + (l >> 1 & 1) * width; });
+  }
+#endif
+  // The fours of even (odd) number of a, then those of b.
+  template <int Odd, class T> static T fours(T a, T b) {
+#if defined(__AVX512F__)
+    return (T)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)a, (__m512)b, Odd ? 0xdd : 0x88);
+#else
+    return shuffle(a, b, [](int l) { return 8 * (l / 4 % (width / 8)) + 4 * Odd + l % 4 + (l >= width / 2 ? width : 0); });
+#endif
+  }
 
-  // Transposes `width` vectors in place.
+  // Transposes `width` vectors in place: 4x4 within the fours, then the fours.
   template <class T> static void transpose(T* v) {
-    T other[width];
-    T *from = v, *to = other;
-    for (int stage = 1; stage < width; stage *= 2) {
-      for (int i = 0; i < width / 2; i++) {
-        to[2 * i] = zip_low(from[i], from[i + width / 2]);
-        to[2 * i + 1] = zip_high(from[i], from[i + width / 2]);
-      }
-      T* const swap = from;
-      from = to;
-      to = swap;
+    for (int i = 0; i < width; i += 4) {
+      const T a = zip_low(v[i], v[i + 1]), b = zip_high(v[i], v[i + 1]);
+      const T c = zip_low(v[i + 2], v[i + 3]), d = zip_high(v[i + 2], v[i + 3]);
+      v[i] = join_low(a, c);
+      v[i + 1] = join_high(a, c);
+      v[i + 2] = join_low(b, d);
+      v[i + 3] = join_high(b, d);
     }
-    if (from != v)
-      for (int i = 0; i < width; i++) v[i] = from[i];
+    if constexpr (width == 8) {
+      for (int j = 0; j < 4; j++) {
+        const T a = v[j], b = v[4 + j];
+        v[j] = fours<0>(a, b);
+        v[4 + j] = fours<1>(a, b);
+      }
+    } else if constexpr (width == 16) {
+      for (int j = 0; j < 4; j++) {
+        const T a = fours<0>(v[j], v[4 + j]), b = fours<1>(v[j], v[4 + j]);
+        const T c = fours<0>(v[8 + j], v[12 + j]), d = fours<1>(v[8 + j], v[12 + j]);
+        v[j] = fours<0>(a, c);
+        v[4 + j] = fours<0>(b, d);
+        v[8 + j] = fours<1>(a, c);
+        v[12 + j] = fours<1>(b, d);
+      }
+    }
   }
 };

@@ -94,12 +94,14 @@ inline void emit_words(uint8_t* p, int64_t stride, int lanes, int count, Word* w
     for (int l = 0; l < lanes; l++) memcpy(p + l * stride + 4 * k, words + k + l, 4 * W);
   }
   if (count - k == 2) {
-    uint8_t pairs[8 * W];
-    Lanes::store(pairs, Lanes::zip_low(words[k], words[k + 1]));
-    Lanes::store(pairs + 4 * W, Lanes::zip_high(words[k], words[k + 1]));
-    if (stride == 8 && k == 0) memcpy(p, pairs, 8 * lanes);
-    else
-      for (int l = 0; l < lanes; l++) memcpy(p + l * stride + 4 * k, pairs + 8 * l, 8);
+    uint8_t pairs[2][4 * W];
+    Lanes::store(pairs[0], Lanes::zip_low(words[k], words[k + 1]));
+    Lanes::store(pairs[1], Lanes::zip_high(words[k], words[k + 1]));
+    if (lanes == W && stride == 8) {
+      for (int l = 0; l < W; l += 2) memcpy(p + 8 * l, pairs[l >> 1 & 1] + (l & ~3) * 4, 16);
+      return;
+    }
+    for (int l = 0; l < lanes; l++) memcpy(p + l * stride + 4 * k, pairs[l >> 1 & 1] + (l & ~3) * 4 + (l & 1) * 8, 8);
     return;
   }
   for (; k < count; k++) {
