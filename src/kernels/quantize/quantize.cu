@@ -1,4 +1,4 @@
-// quantize_nvfp4_rows, _columns, _square and their MS-EDEN forms: contracts in quantize.ts.
+// quantize_nvfp4_rows, _columns, _square and their MS-EDEN forms: contracts in quantize.ts. Other formats: quantize_mx and quantize_fp8.
 #include "quantize_cuda.h"
 
 template <class A> __device__ Scaling scaling_of(const A& a) {
