@@ -8,6 +8,7 @@ import { convSilu, convSiluBackward } from './conv_silu/conv_silu.ts'
 import { crossEntropy, lossSum } from './cross_entropy/cross_entropy.ts'
 import { dequantize } from './dequantize/dequantize.ts'
 import { embedding, embeddingBackward } from './embedding/embedding.ts'
+import { fmaPeak } from './fma_peak/fma_peak.ts'
 import { gatedNorm, gatedNormBackward } from './gated_norm/gated_norm.ts'
 import { gemmNn, gemmNt, gemmTn, gemmTt } from './gemm/gemm.ts'
 import { gemmFp8, gemmFp8Tensor } from './gemm_fp8/gemm_fp8.ts'
@@ -33,6 +34,7 @@ export const kernels: readonly Kernel[] = [
   ...quantizeKernels,
   ...Object.values(dequantize),
   cast,
+  fmaPeak,
   gemmNt,
   gemmNn,
   gemmTn,

@@ -28,15 +28,13 @@ const product = (name: string, layoutA: Layout, layoutB: Layout) =>
     },
     reference({ c, a, b, accumulate, round }, dims) {
       const { m, n, k } = dims as { m: number; n: number; k: number }
-      const operand = round ? roundBf16 : (x: number) => x
+      const left = round ? a.map(roundBf16) : a
+      const right = round ? b.map(roundBf16) : b
       for (let i = 0; i < m; i++)
         for (let j = 0; j < n; j++) {
           let sum = 0
-          for (let l = 0; l < k; l++) {
-            const x = a[layoutA === 't' ? l * m + i : i * k + l]!
-            const y = b[layoutB === 't' ? j * k + l : l * n + j]!
-            sum += operand(x) * operand(y)
-          }
+          for (let l = 0; l < k; l++)
+            sum += left[layoutA === 't' ? l * m + i : i * k + l]! * right[layoutB === 't' ? j * k + l : l * n + j]!
           c[i * n + j] = accumulate ? c[i * n + j]! + sum : sum
         }
     },
