@@ -24,6 +24,21 @@ export const commands: readonly CommandRow[] = [
     load: async () => (await import('./train.ts')).registerResume,
   },
   {
+    name: 'branch',
+    summary: 'go on from a checkpoint of a run under another recipe',
+    load: async () => (await import('./branch.ts')).register,
+  },
+  {
+    name: 'compare',
+    summary: 'train under several recipes and seeds, and say what lies between them',
+    load: async () => (await import('./compare.ts')).register,
+  },
+  {
+    name: 'ablate',
+    summary: "the paper's ablations, figure by figure, at your scale",
+    load: async () => (await import('./ablate.ts')).register,
+  },
+  {
     name: 'sample',
     summary: 'continue a text with the model of a run',
     load: async () => (await import('./sample.ts')).register,
@@ -32,6 +47,11 @@ export const commands: readonly CommandRow[] = [
     name: 'validate',
     summary: 'loss of a run on held-out text, in its own recipe or another',
     load: async () => (await import('./validate.ts')).register,
+  },
+  {
+    name: 'plot',
+    summary: 'loss curves of one run or several, as an SVG picture',
+    load: async () => (await import('./plot.ts')).register,
   },
   {
     name: 'presets',

@@ -1,0 +1,50 @@
+import { writeFileSync } from 'node:fs'
+import { basename, resolve } from 'node:path'
+import type { Command } from 'commander'
+import { UserError } from '../config/errors.ts'
+import { systemReason } from '../run/files.ts'
+import { readMetrics, readRun } from '../run/read.ts'
+import { isValidation } from '../run/records.ts'
+import { type Curve, type LossPoint, renderLossChart } from './chart.ts'
+
+/** @throws UserError if the directory is no run, or has no training record yet. */
+export function readCurve(directory: string): Curve {
+  const { config } = readRun(directory)
+  const training: LossPoint[] = []
+  const validation: LossPoint[] = []
+  for (const record of readMetrics(directory))
+    if (isValidation(record)) validation.push({ step: record.step, loss: record.validation_loss })
+    else training.push({ step: record.step, loss: record.loss })
+  if (training.length === 0) throw new UserError(`${directory} has no training steps yet: there is nothing to plot`)
+  return { label: `${basename(resolve(directory))} (${config.recipe})`, training, validation }
+}
+
+export function register(program: Command): void {
+  program
+    .command('plot')
+    .description('Draw the loss curves of one run or several as an SVG picture.')
+    .argument('<run...>', 'run directories')
+    .option('--out <file>', 'where to write the picture; - is stdout', 'loss.svg')
+    .addHelpText(
+      'after',
+      `
+Training loss is smoothed over 2 % of the curve, the unsmoothed one is faint behind it; points are validation losses.
+
+Examples:
+  halfbyte plot runs/tiny-001
+  halfbyte plot runs/tiny-001 runs/tiny-002 --out compared.svg`,
+    )
+    .action((directories: string[], { out }: { out: string }) => {
+      const picture = renderLossChart(directories.map(readCurve))
+      if (out === '-') {
+        process.stdout.write(picture)
+        return
+      }
+      try {
+        writeFileSync(out, picture)
+      } catch (error) {
+        throw new UserError(`${out} cannot be written: ${systemReason(error)}`)
+      }
+      process.stdout.write(`wrote ${out}\n`)
+    })
+}
