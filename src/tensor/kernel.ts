@@ -1,3 +1,4 @@
+import type { CudaKernel } from './cuda.ts'
 import type { Activation, DType } from './dtype.ts'
 import type { Tensor } from './tensor.ts'
 
@@ -106,6 +107,8 @@ export interface Kernel<A extends Args = Args> {
   readonly tolerance: number | { readonly [K in keyof A]?: number }
   /** Floating-point operations of a call, where arithmetic and not memory bounds it; what `--profile` and benchmarks divide by time. */
   flops?(dims: Dims, scalars: { readonly [K in keyof A as A[K] extends ScalarArg ? K : never]: number }): number
+  /** Launches on a GPU; absent: one launch of any grid and block. */
+  readonly cuda?: CudaKernel
 }
 
 /** Declares a kernel; the identity function, for its types. */

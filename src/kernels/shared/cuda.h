@@ -1,5 +1,7 @@
-// What a CUDA kernel needs beside its mathematics: loops that any launch covers, and the export of a C symbol with the contract's
-// arguments. Every kernel here is right for any one-dimensional grid and block; the launch only decides how fast it is.
+// What a CUDA kernel needs beside its mathematics: loops that any launch covers, and the export of C symbols with the contract's
+// arguments. A kernel whose contract names no launches (src/tensor/cuda.ts) is right for any one-dimensional grid and block.
+//
+// The backend finds the file of an entry point by these macros' text: write name and entry out in full.
 #pragma once
 #include "contracts.h"
 
@@ -17,3 +19,17 @@
 // A kernel without `act` arguments: `__device__ void run_<name>(const <name>_args&)`.
 #define EXPORT_CUDA(name) \
   extern "C" __global__ void name(name##_args a) { run_##name(a); }
+
+// An entry point of a contract that names its launches: a device function template `<name>_<entry>` of the arguments and the workspace.
+// `threads` is the most that a block of its launches has.
+#define EXPORT_CUDA_ACT_ENTRY(name, entry, threads)                                                                        \
+  extern "C" __global__ void __launch_bounds__(threads) name##_f32_##entry(name##_args<float> a, void* workspace) {        \
+    name##_##entry(a, workspace);                                                                                          \
+  }                                                                                                                        \
+  extern "C" __global__ void __launch_bounds__(threads) name##_bf16_##entry(name##_args<bf16> a, void* workspace) {        \
+    name##_##entry(a, workspace);                                                                                          \
+  }
+
+// The same of a kernel without `act` arguments: `__device__ void <name>_<entry>(const <name>_args&, void*)`.
+#define EXPORT_CUDA_ENTRY(name, entry, threads) \
+  extern "C" __global__ void __launch_bounds__(threads) name##_##entry(name##_args a, void* workspace) { name##_##entry(a, workspace); }

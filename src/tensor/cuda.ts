@@ -1,0 +1,64 @@
+import type { Activation, DType } from './dtype.ts'
+import type { Dims } from './kernel.ts'
+
+/**
+ * How a kernel runs on an NVIDIA GPU: a list of launches of entry points in its .cu file and of matrix products by cuBLASLt, one after
+ * the other on one stream. What the list says may follow from the call's dimensions, scalars and dtypes alone, never from
+ * the device or from values in memory: then results do not depend on the card, and a captured step can be replayed.
+ *
+ * Every entry point takes the argument struct of the contract (contracts.ts) by value and then a pointer to the call's workspace; a kernel
+ * exports it with one of the macros of src/kernels/shared/cuda.h. A kernel without `cuda` has one entry point that is right for any
+ * one-dimensional grid and block; the backend then chooses them.
+ */
+export interface CudaKernel {
+  /** Bytes of device memory that the launches share; undefined contents, 256-byte aligned. Default: none. */
+  workspace?(dims: Dims, scalars: Scalars, call: CudaCall): number
+  launches(dims: Dims, scalars: Scalars, call: CudaCall): readonly (Launch | Product)[]
+}
+
+export type Scalars = Readonly<Record<string, number>>
+
+/** What else is known of a call. */
+export interface CudaCall {
+  readonly act: Activation
+  /** Dtype of every tensor argument; undefined where an optional one is left out. */
+  readonly dtypes: Readonly<Record<string, DType | undefined>>
+}
+
+export type Extent = number | readonly [number, number?, number?]
+
+export interface Launch {
+  /** Which entry point: '' or absent is the kernel's own, 'reduce' that of EXPORT_CUDA_ENTRY(name, reduce, threads). */
+  readonly entry?: string
+  /** Blocks; a launch with an extent of 0 is left out. */
+  readonly grid: Extent
+  /** Threads of a block. */
+  readonly block: Extent
+  /** Bytes of dynamic shared memory; the backend raises the limit where it is above 48 KB. */
+  readonly shared?: number
+}
+
+/** Where a matrix lies: an argument of the call, or bytes from the start of the workspace. */
+export interface Place {
+  readonly at: string | number
+  readonly dtype: 'f32' | 'bf16'
+}
+
+/**
+ * c[m,n] = alpha * sum_k a * b, plus c if `accumulate`; sums in FP32, f32 operands multiplied as FP32 and not as TF32. Both operands are
+ * of one dtype. `batch` products follow one another without gaps.
+ */
+export interface Product {
+  readonly m: number
+  readonly n: number
+  readonly k: number
+  /** a is [m,k], or [k,m] if transposed. */
+  readonly a: Place & { readonly transposed: boolean }
+  /** b is [k,n], or [n,k] if transposed. */
+  readonly b: Place & { readonly transposed: boolean }
+  readonly c: Place
+  /** Bytes from the start of the workspace to an f32 that a launch before wrote; absent: 1. */
+  readonly alpha?: number
+  readonly accumulate: boolean
+  readonly batch?: number
+}
