@@ -7,6 +7,14 @@ import { systemReason } from './files.ts'
 import { formatVersion, names } from './layout.ts'
 import { type EventRecord, readRecords, type TrainingRecord, type ValidationRecord } from './records.ts'
 
+/** The run and step that a branch began from, and the recipe until then. */
+export interface Branch {
+  /** Path of the other run from the folder that this one is in. */
+  readonly run: string
+  readonly step: number
+  readonly recipe: string
+}
+
 /** What config.json holds beside the config: where the run began. */
 export interface Origin {
   /** Version of halfbyte. */
@@ -15,6 +23,7 @@ export interface Origin {
   readonly device: Readonly<Record<string, string | number>>
   /** Fingerprint of the training and validation text. */
   readonly corpus: string
+  readonly branch?: Branch
 }
 
 export interface StoredRun {
@@ -48,12 +57,12 @@ export function readRun(directory: string): StoredRun {
       error instanceof SyntaxError ? `${path} is not JSON` : `${path} cannot be read: ${systemReason(error)}`,
     )
   }
-  const { format, halfbyte, device, corpus, ...config } = (value ?? {}) as { format?: unknown } & Origin
+  const { format, halfbyte, device, corpus, branch, ...config } = (value ?? {}) as { format?: unknown } & Origin
   if (format !== formatVersion)
     throw new UserError(
       `${path}: found format ${JSON.stringify(format) ?? 'missing'}, wanted ${formatVersion}: the run was written by halfbyte ${halfbyte ?? 'of an unknown version'}`,
     )
-  return { config: parseConfig(config, path), origin: { halfbyte, device, corpus } }
+  return { config: parseConfig(config, path), origin: { halfbyte, device, corpus, ...(branch && { branch }) } }
 }
 
 export const readConfig = (directory: string): RunConfig => readRun(directory).config
