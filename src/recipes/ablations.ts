@@ -13,6 +13,8 @@ interface Parts {
 
 /** The share of tokens after which the paper's 12B changes precision: 8.2 of 10 trillion (appendix D). */
 const lateSwitch: Step = { share: 0.82 }
+/** Its other switch, close to the end, has no step in the text: here within the decay. */
+const lastSwitch: Step = { share: 0.96 }
 
 export function ablations({ nvfp4Linear, bf16Linear, sensitiveInBf16 }: Parts): Recipe[] {
   const { fprop, dgrad, wgrad } = nvfp4Linear
@@ -164,6 +166,16 @@ export function ablations({ nvfp4Linear, bf16Linear, sensitiveInBf16 }: Parts): 
       {
         where: 'all',
         from: lateSwitch,
+        use: bf16Linear,
+      },
+    ),
+    variant(
+      'last-all',
+      'and everything in BF16 from 96 % of the steps',
+      {},
+      {
+        where: 'all',
+        from: lastSwitch,
         use: bf16Linear,
       },
     ),
