@@ -20,6 +20,10 @@ export interface DisplayOptions {
   readonly stream: DisplayStream
   /** Whether to redraw one line; default: the stream is a terminal that can, and this is no CI job. */
   readonly isTTY?: boolean
+  /** Put before the steps where this is one run of several: `3/9 nvfp4 seed 2`. */
+  readonly label?: string
+  /** Seconds that the runs after this one are expected to take; undefined: unknown. */
+  readonly secondsAfter?: () => number | undefined
   /** Milliseconds; default: the system's monotonic clock. */
   readonly now?: () => number
   /** Default: the process's. NO_COLOR, CI and TERM are read. */
@@ -131,26 +135,40 @@ export function createDisplay(options: DisplayOptions): Display {
   let drawnStep = 0
   let finished = false
 
-  const timeLeft = (step: number) => (speed > 0 ? formatDuration(((steps - step) * tokensPerStep) / speed) : '?')
+  const secondsLeft = (step: number) => (speed > 0 ? ((steps - step) * tokensPerStep) / speed : undefined)
+  const timeLeft = (step: number) => {
+    const seconds = secondsLeft(step)
+    return seconds === undefined ? '?' : formatDuration(seconds)
+  }
+  /** Time left of all runs, where there are several. */
+  const overall = (step: number): string[] => {
+    const [seconds, after] = [secondsLeft(step), options.secondsAfter?.()]
+    return seconds === undefined || after === undefined ? [] : [`${formatDuration(seconds + after)} in all`]
+  }
+  const label = options.label === undefined ? [] : [options.label]
 
   const plainLine = ({ step, loss, lr, gradNorm, tokensPerSecond }: Progress) =>
     [
+      ...label,
       `step ${String(step).padStart(String(steps).length)}/${steps}`,
       `loss ${loss.toFixed(4)}`,
       `lr ${lr.toExponential(2)}`,
       `grad ${gradNorm.toPrecision(3)}`,
       `${formatCount(tokensPerSecond)} tokens/s`,
       `${timeLeft(step)} left`,
+      ...overall(step),
     ].join('  ')
 
   /** What fits of the parts, in their order; the sparkline takes the rest of the width. */
   const liveLine = ({ step, loss }: Progress) => {
     const width = Math.max(1, (stream.columns ?? 80) - 1)
     const parts = [
+      ...label.map(text => ({ text, paint: colors.bold })),
       { text: `${String(step).padStart(String(steps).length)}/${steps}`, paint: colors.dim },
       { text: `loss ${loss.toFixed(3)}`, paint: colors.bold },
       { text: `${formatCount(speed)} tokens/s`, paint: String },
       { text: `${timeLeft(step)} left`, paint: String },
+      ...overall(step).map(text => ({ text, paint: String })),
     ]
     let used = 0
     const shown: string[] = []

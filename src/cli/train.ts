@@ -14,22 +14,8 @@ import { packageVersion } from './main.ts'
 import { Profile } from './profile.ts'
 import { printable, sampleText } from './sample.ts'
 import { createTrainer, openConfigured } from './session.ts'
+import { stopOnSignals } from './signals.ts'
 import { lossSentence } from './validate.ts'
-
-/** Aborts at the first SIGINT or SIGTERM; the second ends the process as usual. */
-function stopOnSignals(): { signal: AbortSignal; release(): void } {
-  const controller = new AbortController()
-  const names = ['SIGINT', 'SIGTERM'] as const
-  const stop = () => {
-    release()
-    controller.abort()
-  }
-  const release = () => {
-    for (const name of names) process.off(name, stop)
-  }
-  for (const name of names) process.on(name, stop)
-  return { signal: controller.signal, release }
-}
 
 function announce(run: Run, trainer: Trainer): void {
   const { config } = trainer
@@ -48,8 +34,18 @@ run directory: ${run.directory}${run.startStep > 0 ? `, going on after step ${ru
   )
 }
 
+interface TerminalOptions {
+  readonly profiling?: boolean | undefined
+  /** Stop after this step as if the user had asked to, and validate there. */
+  readonly until?: number
+}
+
 /** Trains on a terminal: shows the run, its end, and what to do next. */
-async function trainInTerminal(directory: string | undefined, config: RunConfig, profiling = false): Promise<void> {
+export async function trainInTerminal(
+  directory: string | undefined,
+  config: RunConfig,
+  { profiling = false, until = config.steps }: TerminalOptions = {},
+): Promise<void> {
   const corpus = openCorpus(config.data.files, config.data.tokenizer)
   const backend = await openConfigured(config)
   const trainer = createTrainer(config, backend, corpus)
@@ -60,7 +56,8 @@ async function trainInTerminal(directory: string | undefined, config: RunConfig,
   })
   const { signal, release } = stopOnSignals()
   const profile = profiling ? new Profile(backend) : undefined
-  const display = createDisplay({ steps: config.steps, tokensPerStep: trainer.tokensPerStep, stream: process.stdout })
+  const display = createDisplay({ steps: until, tokensPerStep: trainer.tokensPerStep, stream: process.stdout })
+  const reached = new AbortController()
   let outcome: Outcome
   try {
     announce(run, trainer)
@@ -71,12 +68,19 @@ async function trainInTerminal(directory: string | undefined, config: RunConfig,
         step: progress => {
           display.update(progress)
           profile?.step(trainer.tokensPerStep / progress.tokensPerSecond)
+          if (progress.step >= until) reached.abort()
         },
         validation: (step, result) => display.note(`step ${step}: validation loss ${lossSentence(result)}`),
         event: (step, text) => display.note(`step ${step}: ${text}`),
       },
-      signal,
+      AbortSignal.any([signal, reached.signal]),
     )
+    if (reached.signal.aborted && outcome.status === 'interrupted') {
+      const { step } = outcome
+      const validation = trainer.validate()
+      run.metrics({ step, validation_loss: validation.loss })
+      display.note(`step ${step}: validation loss ${lossSentence(validation)}`)
+    }
   } finally {
     display.done()
     release()
@@ -142,7 +146,7 @@ Examples:
     )
     .action(async (source: string, overrides: string[], { run, dryRun, json, profile }: TrainOptions) => {
       const config = loadConfig(source, overrides, presets)
-      if (!dryRun) return trainInTerminal(run, config, profile)
+      if (!dryRun) return trainInTerminal(run, config, { profiling: profile })
       process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
     })
 }
