@@ -6,12 +6,13 @@
 // Relative errors are below 1e-7 for exp and 2e-7 for the others (test/elementary.test.ts measures them). NaN and infinities behave as in
 // <cmath>, subnormal numbers count as zero.
 #pragma once
-#include <limits>
 #include "number.h"
 
 // a * b + c, in one rounding where the level has FMA: only for results that have a tolerance.
 SHARED float multiply_add(float a, float b, float c) {
-#if defined(__FMA__) || defined(__CUDA_ARCH__) || defined(__ARM_FEATURE_FMA)
+#ifdef __CUDA_ARCH__
+  return fmaf(a, b, c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;
@@ -52,7 +53,7 @@ SHARED float fast_log(float x) {
   const float low = multiply_add(k, 1.42860677e-6f, s * multiply_add(z, series, half_square));
   const float result = multiply_add(k, 0.693145752f, f - (half_square - low));
   const float upper = x <= 3.40282347e38f ? result : x;
-  const float lower = x == 0.0f ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
+  const float lower = x == 0.0f ? float_of(0xff800000u) : float_of(0x7fc00000u);
   return x > 0.0f ? upper : lower;
 }
 
