@@ -118,6 +118,7 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
   if (!out) throw new UserError('--out: missing, wanted the directory of the comparison', 2)
   if (!options.recipes) throw new UserError('--recipes: missing, wanted names such as bf16,nvfp4', 2)
   const list = recipeList(options.recipes)
+  const budget = options.budget === undefined ? undefined : duration(options.budget)
   const baseline = options.baseline ?? list[0]!
   if (!list.includes(baseline))
     throw new UserError(`--baseline: found ${baseline}, wanted one of the recipes ${list.join(', ')}`, 2)
@@ -138,7 +139,6 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
   mkdirSync(out, { recursive: true })
   const { signal, release } = stopOnSignals()
   const stream = json ? process.stderr : process.stdout
-  const budget = options.budget === undefined ? undefined : duration(options.budget)
   try {
     const conductor = new Conductor(planned, { stream, signal, budget, changed: () => void now() })
     printComparison(now(notes[await conductor.conduct()]), json)

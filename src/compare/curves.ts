@@ -39,10 +39,3 @@ export function stepReaching(curve: readonly number[], level: number): number | 
   if (crossings.length === 0 || curve.at(-1)! > level) return undefined
   return (crossings[0]! + crossings.at(-1)!) / 2
 }
-
-/** Mean of curves, up to the end of the shortest. */
-export function meanCurve(curves: readonly (readonly number[])[]): number[] {
-  if (curves.length === 0) return []
-  const length = Math.min(...curves.map(curve => curve.length))
-  return Array.from({ length }, (_, i) => curves.reduce((sum, curve) => sum + curve[i]!, 0) / curves.length)
-}

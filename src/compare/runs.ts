@@ -20,8 +20,9 @@ export interface Divergence {
   readonly step: number
   /** `non_finite` or `zero_gradient`. */
   readonly event: string
-  /** What went first, as `layers.3.mixer.in_proj dyRows`; empty if only the loss shows it. */
-  readonly tensor: string
+  /** What went first, as `layers.3.mixer.in_proj` and `weight gradient`; absent if only the loss shows it. */
+  readonly layer?: string
+  readonly tensor?: string
   readonly reason: string
 }
 
@@ -29,10 +30,10 @@ export interface Divergence {
 const fatal: ReadonlySet<string> = new Set(['non_finite', 'zero_gradient'])
 
 export function findDivergence(directory: string): Divergence | undefined {
-  for (const { step, event, tensors, reason } of readEvents(directory)) {
+  for (const { step, event, layer, tensor, reason } of readEvents(directory)) {
     if (!fatal.has(event)) continue
-    const [tensor = ''] = (tensors ?? []) as string[]
-    return { step, event, tensor, reason: String(reason) }
+    const place = typeof layer === 'string' ? { layer, tensor: String(tensor) } : {}
+    return { step, event, ...place, reason: String(reason) }
   }
   return undefined
 }
