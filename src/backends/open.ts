@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import type { Backend } from '../tensor/backend.ts'
 import type { Kernel } from '../tensor/kernel.ts'
 import { cpuBackend } from './cpu.ts'
+import { openCuda } from './cuda/open.ts'
 import { UnavailableError } from './errors.ts'
 import { chooseLevel } from './levels.ts'
 import { buildNative } from './native.ts'
@@ -15,6 +16,8 @@ export interface BackendOptions {
   threads?: number
   /** Instruction level of the cpu backend; default: the best this processor has. */
   level?: string
+  /** A folder with NVIDIA's libraries for the cuda backend, searched before the usual places. */
+  libraries?: string
   /** Receives progress lines, such as that kernels are being built; default: nothing. */
   report?: (message: string) => void
 }
@@ -37,6 +40,7 @@ export const backends: Readonly<Record<string, Opener>> = {
     const library = await buildNative(kernels, join(root, 'src', 'kernels'), root, chosen, report)
     return cpuBackend(library, chosen.name, threads)
   },
+  cuda: (kernels, { libraries, report = () => {} }) => openCuda(kernels, packageRoot(), { libraries, report }),
 }
 
 /** @throws UnavailableError naming what is missing: an unknown backend, no compiler, an instruction level this processor lacks. */

@@ -31,7 +31,11 @@ const section = <Shape extends z.core.$ZodLooseShape>(shape: Shape) =>
   })
 
 /** The backends that a config may name, and the dtype of activations where the config does not say. */
-export const backendActivations: Readonly<Record<string, Activation>> = { reference: 'f32', cpu: 'f32' }
+export const backendActivations: Readonly<Record<string, Activation>> = {
+  reference: 'f32',
+  cpu: 'f32',
+  cuda: 'bf16',
+}
 
 const model = section({
   pattern: z

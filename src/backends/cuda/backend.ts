@@ -1,0 +1,291 @@
+import koffi from 'koffi'
+import type { Arguments, Backend, Memory } from '../../tensor/backend.ts'
+import { bind } from '../../tensor/bind.ts'
+import { slotsOf, symbolOf } from '../../tensor/contracts.ts'
+import type { CudaCall, Extent, Launch, Place, Product, Scalars } from '../../tensor/cuda.ts'
+import type { Activation, DType } from '../../tensor/dtype.ts'
+import type { Args, Bindings, Dims, Kernel } from '../../tensor/kernel.ts'
+import { ArgumentBlock } from '../../tensor/pack.ts'
+import { Tensor } from '../../tensor/tensor.ts'
+import { type CublasLt, productWorkspace } from './cublaslt.ts'
+import { type Driver, DriverError } from './driver.ts'
+import { versionText } from './libraries.ts'
+import type { Modules } from './modules.ts'
+import type { Nvrtc } from './nvrtc.ts'
+
+/** What the backend is made of; src/backends/open.ts puts it together. */
+export interface CudaParts {
+  readonly driver: Driver
+  readonly nvrtc: Nvrtc
+  readonly cublasLt: CublasLt
+  readonly modules: Modules
+}
+
+interface Loaded {
+  readonly block: ArgumentBlock
+  readonly scalars: readonly string[]
+  /** By dtype of activations and entry. */
+  readonly functions: Map<string, { fn: bigint; shared: number }>
+}
+
+/** Threads and elements of a block where the contract names no launches; kernels are then right for any. */
+const defaultThreads = 256
+const defaultElements = 2048
+const mostDefaultBlocks = 4096
+/** Dynamic shared memory that every function may ask for. */
+const plainShared = 48 * 1024
+
+const extents = (extent: Extent): readonly [number, number, number] =>
+  typeof extent === 'number' ? [extent, 1, 1] : [extent[0], extent[1] ?? 1, extent[2] ?? 1]
+
+function defaultLaunches(given: Arguments): readonly Launch[] {
+  let elements = 1
+  for (const name in given) {
+    const value = given[name]
+    if (value instanceof Tensor) elements = Math.max(elements, value.size)
+  }
+  return [{ grid: Math.min(Math.ceil(elements / defaultElements), mostDefaultBlocks), block: defaultThreads }]
+}
+
+/** One GPU driven through its libraries. Everything runs in order on one stream; only `read` waits. */
+export class CudaBackend implements Backend {
+  readonly name = 'cuda'
+  readonly description: Readonly<Record<string, string | number>>
+  readonly activations: Activation = 'bf16'
+  readonly usage = { bytes: 0, allocations: 0 }
+  profiler?: Backend['profiler']
+  readonly #parts: CudaParts
+  readonly #loaded = new Map<Kernel, Loaded>()
+  readonly #held = new Set<Memory>()
+  /** Kernels since the last wait: a fault shows only there. */
+  readonly #pending = new Set<string>()
+  /** Arguments of one launch and the two pointers to them, at addresses that do not change. */
+  readonly #parameters: BigUint64Array
+  readonly #parameterList: bigint
+  /** f32 0 and 1 in device memory, where cuBLASLt reads its factors. */
+  readonly #factors: Memory
+  #workspace: Memory | undefined
+  #productWorkspace: Memory | undefined
+
+  constructor(parts: CudaParts) {
+    const { driver, nvrtc, cublasLt } = parts
+    this.#parts = parts
+    this.description = {
+      device: driver.device.name,
+      capability: driver.device.capability / 10,
+      driver: versionText(driver.version),
+      nvrtc: versionText(nvrtc.version),
+      cublasLt: versionText(cublasLt.version),
+    }
+    const slots = 512
+    const parameters = koffi.alloc('uint64_t', slots)
+    const list = koffi.alloc('uint64_t', 2)
+    const address = koffi.address(parameters)
+    this.#parameters = new BigUint64Array(koffi.view(parameters, slots * 8))
+    new BigUint64Array(koffi.view(list, 16)).set([address, address + BigInt((slots - 1) * 8)])
+    this.#parameterList = koffi.address(list)
+    this.#factors = this.alloc(64)
+    this.write(this.#factors, 0, Float32Array.of(0, 1))
+  }
+
+  alloc(bytes: number): Memory {
+    const address = this.#parts.driver.allocate(bytes, this.usage.bytes)
+    this.usage.bytes += bytes
+    this.usage.allocations++
+    const memory = { bytes, address }
+    this.#held.add(memory)
+    return memory
+  }
+
+  free(memory: Memory): void {
+    this.#held.delete(memory)
+    this.usage.bytes -= memory.bytes
+    this.#parts.driver.free(memory.address)
+  }
+
+  write(memory: Memory, offset: number, data: ArrayBufferView): void {
+    const { driver } = this.#parts
+    if (data.byteLength === 0) return
+    const to = memory.address + BigInt(offset)
+    driver.call('cuMemcpyHtoDAsync_v2', to, data, BigInt(data.byteLength), driver.stream)
+  }
+
+  read(memory: Memory, offset: number, into: ArrayBufferView): void {
+    const { driver } = this.#parts
+    if (into.byteLength === 0) return
+    this.#wait()
+    const from = memory.address + BigInt(offset)
+    driver.call('cuMemcpyDtoHAsync_v2', into, from, BigInt(into.byteLength), driver.stream)
+    this.#wait()
+  }
+
+  zero(memory: Memory, offset: number, bytes: number): void {
+    const { driver } = this.#parts
+    if (bytes > 0) driver.call('cuMemsetD8Async', memory.address + BigInt(offset), 0, BigInt(bytes), driver.stream)
+  }
+
+  copy(from: Memory, fromOffset: number, to: Memory, toOffset: number, bytes: number): void {
+    const { driver } = this.#parts
+    if (bytes === 0) return
+    const source = from.address + BigInt(fromOffset)
+    driver.call('cuMemcpyDtoDAsync_v2', to.address + BigInt(toOffset), source, BigInt(bytes), driver.stream)
+  }
+
+  run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>): void {
+    const contract = kernel as unknown as Kernel
+    const given = bindings as Arguments
+    const { dims, act } = bind(contract, given)
+    if (!this.profiler) {
+      this.#launch(contract, given, dims, act)
+      return
+    }
+    const { driver } = this.#parts
+    const [start, end] = [driver.event(), driver.event()]
+    driver.call('cuEventRecord', start, driver.stream)
+    this.#launch(contract, given, dims, act)
+    driver.call('cuEventRecord', end, driver.stream)
+    this.#wait()
+    const milliseconds = new Float32Array(1)
+    driver.call('cuEventElapsedTime', milliseconds, start, end)
+    for (const event of [start, end]) driver.call('cuEventDestroy_v2', event)
+    this.profiler(contract, milliseconds[0]! / 1000, dims, given)
+  }
+
+  close(): void {
+    const { driver, cublasLt, modules } = this.#parts
+    this.#wait()
+    for (const memory of this.#held) this.free(memory)
+    this.#loaded.clear()
+    modules.close()
+    cublasLt.close()
+    driver.close()
+  }
+
+  /** @throws Error naming the kernels that were under way, if one of them faulted. */
+  #wait(): void {
+    try {
+      this.#parts.driver.synchronize()
+    } catch (error) {
+      if (!(error instanceof DriverError) || this.#pending.size === 0) throw error
+      const names = [...this.#pending]
+      const which = names.length === 1 ? `kernel ${names[0]} faulted` : `one of the kernels ${names.join(', ')} faulted`
+      throw new Error(
+        `${which}: ${error.message}${names.length > 1 ? '; with --profile they are waited for one by one, which names it' : ''}`,
+      )
+    }
+    this.#pending.clear()
+  }
+
+  #load(kernel: Kernel): Loaded {
+    const scalars = Object.keys(kernel.args).filter(name => kernel.args[name]!.kind === 'scalar')
+    const loaded = { block: new ArgumentBlock(kernel, slotsOf(kernel)), scalars, functions: new Map() }
+    this.#loaded.set(kernel, loaded)
+    return loaded
+  }
+
+  /** The workspace of a call, from the start of the one buffer that all calls share in turn. */
+  #workspaceOf(bytes: number): bigint {
+    if (!this.#workspace || this.#workspace.bytes < bytes) {
+      if (this.#workspace) {
+        this.#wait()
+        this.free(this.#workspace)
+      }
+      this.#workspace = undefined
+      this.#workspace = this.alloc(2 ** Math.ceil(Math.log2(Math.max(bytes, 2 ** 20))))
+    }
+    return this.#workspace.address
+  }
+
+  #launch(kernel: Kernel, given: Arguments, dims: Dims, act: Activation): void {
+    const loaded = this.#loaded.get(kernel) ?? this.#load(kernel)
+    const slots = loaded.block.fill(given, dims)
+    this.#parameters.set(slots)
+    this.#pending.add(kernel.name)
+    let launches: readonly (Launch | Product)[]
+    let workspace = 0n
+    if (kernel.cuda) {
+      const scalars: Record<string, number> = {}
+      for (const name of loaded.scalars) scalars[name] = given[name] as number
+      const call = { act, dtypes: dtypesOf(given) }
+      launches = kernel.cuda.launches(dims, scalars as Scalars, call)
+      const bytes = kernel.cuda.workspace?.(dims, scalars as Scalars, call) ?? 0
+      if (bytes > 0) workspace = this.#workspaceOf(bytes)
+    } else launches = defaultLaunches(given)
+    this.#parameters[this.#parameters.length - 1] = workspace
+    for (const launch of launches)
+      if ('grid' in launch) this.#start(kernel, loaded, act, launch)
+      else this.#multiply(launch, given, workspace)
+  }
+
+  #start(kernel: Kernel, loaded: Loaded, act: Activation, { entry = '', grid, block, shared = 0 }: Launch): void {
+    const { driver, modules } = this.#parts
+    const key = `${act} ${entry}`
+    let known = loaded.functions.get(key)
+    if (!known) {
+      known = { fn: modules.find(kernel.name, symbolOf(kernel, act), entry), shared: plainShared }
+      loaded.functions.set(key, known)
+    }
+    if (shared > known.shared) {
+      driver.allowShared(known.fn, shared)
+      known.shared = shared
+    }
+    const blocks = extents(grid)
+    if (blocks.includes(0)) return
+    try {
+      driver.call(
+        'cuLaunchKernel',
+        known.fn,
+        ...blocks,
+        ...extents(block),
+        shared,
+        driver.stream,
+        this.#parameterList,
+        0n,
+      )
+    } catch (error) {
+      throw new Error(`kernel ${kernel.name}, launch of ${blocks.join(' x ')} blocks: ${(error as Error).message}`)
+    }
+  }
+
+  #multiply(product: Product, given: Arguments, workspace: bigint): void {
+    const { driver, cublasLt } = this.#parts
+    const addressOf = ({ at }: Place): bigint => {
+      if (typeof at === 'number') return workspace + BigInt(at)
+      const tensor = given[at] as Tensor
+      return tensor.memory.address + BigInt(tensor.offset)
+    }
+    const { m, n, k, a, b, c, alpha, accumulate, batch = 1 } = product
+    if (m === 0 || n === 0 || batch === 0) return
+    this.#productWorkspace ??= this.alloc(productWorkspace)
+    const { address: zero } = this.#factors
+    const one = zero + 4n
+    const shape = {
+      m,
+      n,
+      k,
+      operands: a.dtype,
+      result: c.dtype,
+      transposeA: a.transposed,
+      transposeB: b.transposed,
+      batch,
+    }
+    const at = {
+      a: addressOf(a),
+      b: addressOf(b),
+      c: addressOf(c),
+      alpha: alpha === undefined ? one : workspace + BigInt(alpha),
+      beta: accumulate ? one : zero,
+      workspace: this.#productWorkspace.address,
+    }
+    cublasLt.multiply(shape, at, driver.stream)
+  }
+}
+
+function dtypesOf(given: Arguments): CudaCall['dtypes'] {
+  const dtypes: Record<string, DType | undefined> = {}
+  for (const name in given) {
+    const value = given[name]
+    if (value instanceof Tensor) dtypes[name] = value.dtype
+  }
+  return dtypes
+}

@@ -1,0 +1,230 @@
+import koffi, { type LibraryHandle } from 'koffi'
+import { type Found, loadLibrary, type NativeFunction } from './libraries.ts'
+
+/**
+ * Matrix products by cuBLASLt. The algorithm is the first that its heuristic names for the shapes, dtypes and alignments: never one that
+ * won a race, so that a resumed run takes the same.
+ *
+ * cuBLASLt counts in columns. Rows of ours are its columns, so c[m,n] = a b is asked for as the transposes' cᵀ = bᵀ aᵀ.
+ */
+
+const out = () => koffi.out('void *')
+
+const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof out>)[]>> = {
+  cublasLtCreate: [out()],
+  cublasLtDestroy: ['uint64_t'],
+  cublasLtMatmulDescCreate: [out(), 'int32_t', 'int32_t'],
+  cublasLtMatmulDescSetAttribute: ['uint64_t', 'int32_t', 'void *', 'uint64_t'],
+  cublasLtMatrixLayoutCreate: [out(), 'int32_t', 'uint64_t', 'uint64_t', 'int64_t'],
+  cublasLtMatrixLayoutSetAttribute: ['uint64_t', 'int32_t', 'void *', 'uint64_t'],
+  cublasLtMatmulPreferenceCreate: [out()],
+  cublasLtMatmulPreferenceDestroy: ['uint64_t'],
+  cublasLtMatmulPreferenceSetAttribute: ['uint64_t', 'int32_t', 'void *', 'uint64_t'],
+  cublasLtMatmulAlgoGetHeuristic: [...Array(7).fill('uint64_t'), 'int32_t', out(), out()],
+  cublasLtMatmul: [
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+    'void *',
+    'uint64_t',
+    'uint64_t',
+    'uint64_t',
+  ],
+}
+
+const COMPUTE_32F = 68
+const dataTypes = { f32: 0, bf16: 14 } as const
+const POINTER_MODE = 2
+const POINTER_MODE_DEVICE = 1
+const TRANSPOSE_A = 3
+const TRANSPOSE_B = 4
+const BATCH_COUNT = 5
+const BATCH_STRIDE = 6
+const MOST_WORKSPACE = 1
+/** Least alignments of the first operand, the second, c and d are consecutive attributes. */
+const ALIGNMENT = 5
+/** cublasLtMatmulHeuristicResult_t: 64 bytes of algorithm, workspace size, status, waves, reserved. */
+const RESULT_BYTES = 96
+const STATE_OFFSET = 72
+
+/** Bytes of device memory that a product may use beside its matrices. */
+export const productWorkspace = 32 * 2 ** 20
+
+type DataType = keyof typeof dataTypes
+
+export interface ProductShape {
+  readonly m: number
+  readonly n: number
+  readonly k: number
+  readonly operands: DataType
+  readonly result: DataType
+  readonly transposeA: boolean
+  readonly transposeB: boolean
+  readonly batch: number
+}
+
+/** Addresses in device memory. */
+export interface ProductAddresses {
+  readonly a: bigint
+  readonly b: bigint
+  readonly c: bigint
+  readonly alpha: bigint
+  readonly beta: bigint
+  readonly workspace: bigint
+}
+
+interface Plan {
+  readonly descriptor: bigint
+  readonly layouts: readonly [bigint, bigint, bigint]
+  readonly algorithm: Uint8Array
+}
+
+/** The power of two, at most 256, that divides an address. */
+const alignmentOf = (address: bigint): number => {
+  const low = Number(address & 255n)
+  return low === 0 ? 256 : low & -low
+}
+
+/** cublasLtGetVersion counts 10,000 times the major and 100 times the minor version. */
+export const cublasLtVersion = (library: LibraryHandle): number => {
+  const version = Number(library.func('cublasLtGetVersion', 'uint64_t', [])())
+  return Math.floor(version / 10_000) * 1000 + (Math.floor(version / 100) % 100) * 10
+}
+
+export class CublasLt {
+  readonly version: number
+  readonly path: string
+  readonly #functions: Readonly<Record<string, NativeFunction>>
+  readonly #describe: (code: number) => string
+  readonly #handle: bigint
+  readonly #plans = new Map<string, Plan>()
+
+  /** @throws UnavailableError naming the version found and wanted. */
+  constructor(directories: readonly string[], driverMajor: number) {
+    const found: Found = loadLibrary(
+      {
+        name: 'cublasLt',
+        purpose: 'matrix products',
+        advice: `pip install nvidia-cublas${driverMajor === 12 ? '-cu12' : ''}, or install the CUDA toolkit`,
+        version: cublasLtVersion,
+        least: 12_000,
+        newestMajor: driverMajor,
+      },
+      directories,
+    )
+    this.version = found.version
+    this.path = found.path
+    this.#functions = Object.fromEntries(
+      Object.entries(prototypes).map(([name, types]) => [name, found.library.func(name, 'int32_t', [...types])]),
+    )
+    this.#describe = found.library.func('cublasLtGetStatusString', 'str', ['int32_t'])
+    this.#handle = this.#create('cublasLtCreate')
+  }
+
+  #call(name: string, ...given: unknown[]): void {
+    const code: number = this.#functions[name]!(...given)
+    if (code !== 0) throw new Error(`${name} failed with ${this.#describe(code)}`)
+  }
+
+  #create(name: string, ...given: unknown[]): bigint {
+    const handle = new BigUint64Array(1)
+    this.#call(name, handle, ...given)
+    return handle[0]!
+  }
+
+  #layout(dtype: DataType, rows: number, cols: number, batch: number): bigint {
+    const layout = this.#create('cublasLtMatrixLayoutCreate', dataTypes[dtype], rows, cols, rows)
+    if (batch > 1) {
+      this.#call('cublasLtMatrixLayoutSetAttribute', layout, BATCH_COUNT, Int32Array.of(batch), 4)
+      this.#call('cublasLtMatrixLayoutSetAttribute', layout, BATCH_STRIDE, BigInt64Array.of(BigInt(rows * cols)), 8)
+    }
+    return layout
+  }
+
+  #plan(shape: ProductShape, alignments: readonly [number, number, number]): Plan {
+    const { m, n, k, operands, result, transposeA, transposeB, batch } = shape
+    const descriptor = this.#create('cublasLtMatmulDescCreate', COMPUTE_32F, dataTypes.f32)
+    const describe = (attribute: number, value: number) =>
+      this.#call('cublasLtMatmulDescSetAttribute', descriptor, attribute, Int32Array.of(value), 4)
+    describe(TRANSPOSE_A, transposeB ? 1 : 0)
+    describe(TRANSPOSE_B, transposeA ? 1 : 0)
+    describe(POINTER_MODE, POINTER_MODE_DEVICE)
+    const first = transposeB ? this.#layout(operands, k, n, batch) : this.#layout(operands, n, k, batch)
+    const second = transposeA ? this.#layout(operands, m, k, batch) : this.#layout(operands, k, m, batch)
+    const c = this.#layout(result, n, m, batch)
+
+    const preference = this.#create('cublasLtMatmulPreferenceCreate')
+    const prefer = (attribute: number, value: BigUint64Array | Uint32Array) =>
+      this.#call('cublasLtMatmulPreferenceSetAttribute', preference, attribute, value, value.byteLength)
+    prefer(MOST_WORKSPACE, BigUint64Array.of(BigInt(productWorkspace)))
+    const [ofA, ofB, ofC] = alignments
+    for (const [i, alignment] of [ofB, ofA, ofC, ofC].entries()) prefer(ALIGNMENT + i, Uint32Array.of(alignment))
+    const results = new Uint8Array(RESULT_BYTES)
+    const count = new Int32Array(1)
+    this.#call(
+      'cublasLtMatmulAlgoGetHeuristic',
+      this.#handle,
+      descriptor,
+      first,
+      second,
+      c,
+      c,
+      preference,
+      1,
+      results,
+      count,
+    )
+    this.#call('cublasLtMatmulPreferenceDestroy', preference)
+    if (count[0] === 0 || new DataView(results.buffer).getInt32(STATE_OFFSET, true) !== 0)
+      throw new Error(
+        `cuBLASLt has no algorithm for a product [${m}, ${k}] x [${k}, ${n}] of ${operands} into ${result}${batch > 1 ? `, ${batch} at once` : ''}`,
+      )
+    return { descriptor, layouts: [first, second, c], algorithm: results.subarray(0, 64) }
+  }
+
+  /** c = alpha a b + beta c, on the stream. */
+  multiply(shape: ProductShape, at: ProductAddresses, stream: bigint): void {
+    const { a, b, c, alpha, beta, workspace } = at
+    const alignments = [alignmentOf(a), alignmentOf(b), alignmentOf(c)] as const
+    const { m, n, k, operands, result, transposeA, transposeB, batch } = shape
+    const key = `${m} ${n} ${k} ${operands} ${result} ${transposeA} ${transposeB} ${batch} ${alignments}`
+    let plan = this.#plans.get(key)
+    if (!plan) {
+      plan = this.#plan(shape, alignments)
+      this.#plans.set(key, plan)
+    }
+    const [first, second, third] = plan.layouts
+    this.#call(
+      'cublasLtMatmul',
+      this.#handle,
+      plan.descriptor,
+      alpha,
+      b,
+      first,
+      a,
+      second,
+      beta,
+      c,
+      third,
+      c,
+      third,
+      plan.algorithm,
+      workspace,
+      BigInt(productWorkspace),
+      stream,
+    )
+  }
+
+  close(): void {
+    this.#call('cublasLtDestroy', this.#handle)
+  }
+}

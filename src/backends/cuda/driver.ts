@@ -1,0 +1,208 @@
+import koffi, { type LibraryHandle } from 'koffi'
+import { UnavailableError } from '../errors.ts'
+import { type Found, loadLibrary, type NativeFunction, versionText } from './libraries.ts'
+
+/** The functions of libcuda that the backend uses, with their errors made sentences. Addresses and handles are BigInt. */
+
+const out = () => koffi.out('void *')
+
+const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof out>)[]>> = {
+  cuInit: ['uint32_t'],
+  cuDeviceGetCount: [out()],
+  cuDeviceGet: [out(), 'int32_t'],
+  cuDeviceGetName: [out(), 'int32_t', 'int32_t'],
+  cuDeviceGetAttribute: [out(), 'int32_t', 'int32_t'],
+  cuDevicePrimaryCtxRetain: [out(), 'int32_t'],
+  cuDevicePrimaryCtxRelease_v2: ['int32_t'],
+  cuCtxSetCurrent: ['uint64_t'],
+  cuStreamCreate: [out(), 'uint32_t'],
+  cuStreamDestroy_v2: ['uint64_t'],
+  cuStreamSynchronize: ['uint64_t'],
+  cuMemGetInfo_v2: [out(), out()],
+  cuMemAlloc_v2: [out(), 'uint64_t'],
+  cuMemFree_v2: ['uint64_t'],
+  cuMemcpyHtoDAsync_v2: ['uint64_t', 'void *', 'uint64_t', 'uint64_t'],
+  cuMemcpyDtoHAsync_v2: [out(), 'uint64_t', 'uint64_t', 'uint64_t'],
+  cuMemcpyDtoDAsync_v2: ['uint64_t', 'uint64_t', 'uint64_t', 'uint64_t'],
+  cuMemsetD8Async: ['uint64_t', 'uint8_t', 'uint64_t', 'uint64_t'],
+  cuEventCreate: [out(), 'uint32_t'],
+  cuEventDestroy_v2: ['uint64_t'],
+  cuEventRecord: ['uint64_t', 'uint64_t'],
+  cuEventSynchronize: ['uint64_t'],
+  cuEventElapsedTime: [out(), 'uint64_t', 'uint64_t'],
+  cuModuleLoadData: [out(), 'void *'],
+  cuModuleUnload: ['uint64_t'],
+  cuModuleGetFunction: [out(), 'uint64_t', 'str'],
+  cuFuncSetAttribute: ['uint64_t', 'int32_t', 'int32_t'],
+  cuLaunchKernel: ['uint64_t', ...Array(6).fill('uint32_t'), 'uint32_t', 'uint64_t', 'uint64_t', 'uint64_t'],
+}
+
+const attributes = { computeMajor: 75, computeMinor: 76, multiprocessors: 16, sharedMemoryOptin: 97 }
+const OUT_OF_MEMORY = 2
+const NOT_FOUND = 500
+const SHARED_MEMORY_OF_FUNCTION = 8
+
+/** An error that the driver reported. */
+export class DriverError extends Error {
+  readonly code: number
+  constructor(code: number, message: string) {
+    super(message)
+    this.code = code
+  }
+}
+
+export interface Device {
+  readonly name: string
+  /** 10 * major + minor: 90 on Hopper. */
+  readonly capability: number
+  readonly multiprocessors: number
+}
+
+const leastDriver = 12_000
+const leastCapability = 80
+
+export const driverVersion = (library: LibraryHandle): number => {
+  const version = new Int32Array(1)
+  library.func('cuDriverGetVersion', 'int32_t', [out()])(version)
+  return version[0]!
+}
+
+const wordOf = (call: (into: BigUint64Array) => void): bigint => {
+  const word = new BigUint64Array(1)
+  call(word)
+  return word[0]!
+}
+const intOf = (call: (into: Int32Array) => void): number => {
+  const int = new Int32Array(1)
+  call(int)
+  return int[0]!
+}
+
+/** One GPU: its primary context and one stream, on which everything runs in order. */
+export class Driver {
+  readonly version: number
+  readonly path: string
+  readonly device: Device
+  readonly stream: bigint
+  readonly #library: LibraryHandle
+  readonly #functions: Readonly<Record<string, NativeFunction>>
+  readonly #ordinal: number
+
+  /** @throws UnavailableError where there is no driver, no GPU, or one that is too old. */
+  constructor(directories: readonly string[]) {
+    const found: Found = loadLibrary(
+      {
+        name: 'cuda',
+        purpose: "NVIDIA's driver",
+        advice: "install NVIDIA's driver, or use backend=cpu",
+        version: driverVersion,
+        least: leastDriver,
+      },
+      // The driver belongs to the system: a stub of the toolkit must not come before it.
+      directories.filter(directory => !directory.includes('stubs')),
+    )
+    this.version = found.version
+    this.path = found.path
+    this.#library = found.library
+    this.#functions = Object.fromEntries(
+      Object.entries(prototypes).map(([name, types]) => [name, found.library.func(name, 'int32_t', [...types])]),
+    )
+    const code: number = this.#functions.cuInit!(0)
+    const count = code === 0 ? intOf(n => this.call('cuDeviceGetCount', n)) : 0
+    if (count === 0)
+      throw new UnavailableError(
+        `the driver ${versionText(this.version)} finds no GPU${code === 0 ? '' : ` (${this.#text(code)})`}: use backend=cpu, or see what nvidia-smi says`,
+      )
+    this.#ordinal = intOf(device => this.call('cuDeviceGet', device, 0))
+    const name = new Uint8Array(128)
+    this.call('cuDeviceGetName', name, name.length, this.#ordinal)
+    this.device = {
+      name: Buffer.from(name.subarray(0, name.indexOf(0))).toString(),
+      capability: 10 * this.#attribute(attributes.computeMajor) + this.#attribute(attributes.computeMinor),
+      multiprocessors: this.#attribute(attributes.multiprocessors),
+    }
+    if (this.device.capability < leastCapability)
+      throw new UnavailableError(
+        `${this.device.name} has compute capability ${this.device.capability / 10}, wanted 8.0 or newer: use backend=cpu`,
+      )
+    const context = wordOf(into => this.call('cuDevicePrimaryCtxRetain', into, this.#ordinal))
+    this.call('cuCtxSetCurrent', context)
+    this.stream = wordOf(into => this.call('cuStreamCreate', into, 1))
+  }
+
+  #attribute(attribute: number): number {
+    return intOf(value => this.call('cuDeviceGetAttribute', value, attribute, this.#ordinal))
+  }
+
+  #text(code: number): string {
+    const describe = (name: string): string => {
+      const text = [null as string | null]
+      this.#library.func(name, 'int32_t', ['int32_t', koffi.out(koffi.pointer('str'))])(code, text)
+      return text[0] ?? `${code}`
+    }
+    return `${describe('cuGetErrorName')}: ${describe('cuGetErrorString')}`
+  }
+
+  /** @throws DriverError unless the function succeeds. */
+  call(name: string, ...given: unknown[]): void {
+    const code: number = this.#functions[name]!(...given)
+    if (code !== 0) throw new DriverError(code, `${name} failed with ${this.#text(code)}`)
+  }
+
+  memory(): { free: number; total: number } {
+    const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)]
+    this.call('cuMemGetInfo_v2', free, total)
+    return { free: Number(free[0]), total: Number(total[0]) }
+  }
+
+  /** @throws UnavailableError saying how much was asked for, how much is free, and what to change. */
+  allocate(bytes: number, held: number): bigint {
+    try {
+      return wordOf(address => this.call('cuMemAlloc_v2', address, BigInt(bytes)))
+    } catch (error) {
+      if (!(error instanceof DriverError) || error.code !== OUT_OF_MEMORY) throw error
+      const { free, total } = this.memory()
+      const mebibytes = (n: number) => `${Math.ceil(n / 2 ** 20).toLocaleString('en')} MiB`
+      const others = total - free - held
+      throw new UnavailableError(
+        `out of GPU memory on ${this.device.name}: ${mebibytes(bytes)} wanted, ${mebibytes(free)} of ${mebibytes(total)} free, ${mebibytes(held)} held by this run, ${mebibytes(Math.max(0, others))} by the context and other processes; lower data.micro_batch or data.sequence, or end what else runs on the GPU`,
+      )
+    }
+  }
+
+  free(address: bigint): void {
+    this.call('cuMemFree_v2', address)
+  }
+
+  synchronize(): void {
+    this.call('cuStreamSynchronize', this.stream)
+  }
+
+  event(): bigint {
+    return wordOf(into => this.call('cuEventCreate', into, 0))
+  }
+
+  loadModule(image: Uint8Array): bigint {
+    return wordOf(into => this.call('cuModuleLoadData', into, image))
+  }
+
+  /** The entry point, or undefined if the module has none of that name. */
+  findFunction(module: bigint, symbol: string): bigint | undefined {
+    try {
+      return wordOf(into => this.call('cuModuleGetFunction', into, module, symbol))
+    } catch (error) {
+      if (error instanceof DriverError && error.code === NOT_FOUND) return undefined
+      throw error
+    }
+  }
+
+  /** Lets launches of a function ask for that much dynamic shared memory, which is needed above 48 KB. */
+  allowShared(fn: bigint, bytes: number): void {
+    this.call('cuFuncSetAttribute', fn, SHARED_MEMORY_OF_FUNCTION, bytes)
+  }
+
+  close(): void {
+    this.call('cuStreamDestroy_v2', this.stream)
+    this.call('cuDevicePrimaryCtxRelease_v2', this.#ordinal)
+  }
+}

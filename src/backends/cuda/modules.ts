@@ -1,0 +1,106 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { contractsHeader } from '../../tensor/contracts.ts'
+import type { Kernel } from '../../tensor/kernel.ts'
+import type { CompiledCache } from './cache.ts'
+import type { Driver } from './driver.ts'
+import { compileOptions, type Nvrtc, type Source } from './nvrtc.ts'
+
+/** The .cu files, compiled when a kernel of theirs first runs and kept as loaded modules. */
+
+/** `EXPORT_CUDA(name)`, `EXPORT_CUDA_ACT(name)` and the same with `_ENTRY(name, entry, threads)` (src/kernels/shared/cuda.h). */
+const exported = /^EXPORT_CUDA(?:_ACT)?(?:\(\s*(\w+)\s*\)|_ENTRY\(\s*(\w+)\s*,\s*(\w+)\s*,)/gm
+
+const entryName = (kernel: string, entry: string): string => (entry ? `${kernel}_${entry}` : kernel)
+
+/** Entry points of a .cu file, as `kernel` or `kernel_entry`. */
+export const entriesOf = (text: string): string[] =>
+  [...text.matchAll(exported)].map(([, plain, kernel, entry]) => plain ?? entryName(kernel!, entry!))
+
+/** Every .cu file of a folder of kernels, with the headers that it may include. */
+export function cudaSources(directory: string, kernels: readonly Kernel[]): Source[] {
+  const files = readdirSync(directory, { recursive: true, encoding: 'utf8' }).sort()
+  const headers = new Map(
+    files
+      .filter(file => file.endsWith('.h'))
+      .map(file => [basename(file), readFileSync(join(directory, file), 'utf8')] as const),
+  )
+  headers.set('contracts.h', contractsHeader(kernels))
+  return files
+    .filter(file => file.endsWith('.cu'))
+    .map(file => ({ name: file.replaceAll('\\', '/'), text: readFileSync(join(directory, file), 'utf8'), headers }))
+}
+
+/** The headers that a source includes, directly or through others. */
+function included({ text, headers }: Source): Map<string, string> {
+  const found = new Map<string, string>()
+  const visit = (body: string) => {
+    for (const [, name] of body.matchAll(/^\s*#include "(\w+\.h)"/gm)) {
+      const header = headers.get(name!)
+      if (header === undefined || found.has(name!)) continue
+      found.set(name!, header)
+      visit(header)
+    }
+  }
+  visit(text)
+  return found
+}
+
+export class Modules {
+  readonly #driver: Driver
+  readonly #nvrtc: Nvrtc
+  readonly #cache: CompiledCache
+  readonly #options: readonly string[]
+  readonly #files = new Map<string, Source>()
+  readonly #loaded = new Map<Source, bigint>()
+  readonly #report: (message: string) => void
+
+  constructor(
+    driver: Driver,
+    nvrtc: Nvrtc,
+    cache: CompiledCache,
+    architecture: string,
+    sources: readonly Source[],
+    report: (message: string) => void,
+  ) {
+    this.#driver = driver
+    this.#nvrtc = nvrtc
+    this.#cache = cache
+    this.#options = compileOptions(architecture)
+    this.#report = report
+    for (const source of sources) for (const entry of entriesOf(source.text)) this.#files.set(entry, source)
+  }
+
+  #load(source: Source): bigint {
+    const known = this.#loaded.get(source)
+    if (known !== undefined) return known
+    const headers = included(source)
+    const parts = [`nvrtc ${this.#nvrtc.version}`, ...this.#options, source.name, source.text, ...[...headers].flat()]
+    const image = this.#cache.get(parts, () => {
+      this.#report(`compiling ${source.name} for the GPU ...`)
+      return this.#nvrtc.compile({ ...source, headers }, this.#options)
+    })
+    const module = this.#driver.loadModule(image)
+    this.#loaded.set(source, module)
+    return module
+  }
+
+  /**
+   * The function of an entry point; `symbol` is the kernel's, with the dtype of activations where it has one.
+   * @throws Error naming the kernel that has no CUDA source.
+   */
+  find(kernel: string, symbol: string, entry: string): bigint {
+    const source = this.#files.get(entryName(kernel, entry))
+    if (!source) throw new Error(`the cuda backend has no kernel ${entryName(kernel, entry)}: no .cu file exports it`)
+    const wanted = entryName(symbol, entry)
+    const fn = this.#driver.findFunction(this.#load(source), wanted)
+    if (fn === undefined)
+      throw new Error(`${source.name} exports ${entryName(kernel, entry)} but has no function ${wanted}`)
+    return fn
+  }
+
+  close(): void {
+    for (const module of this.#loaded.values()) this.#driver.call('cuModuleUnload', module)
+    this.#loaded.clear()
+  }
+}
