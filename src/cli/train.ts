@@ -1,8 +1,12 @@
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
+import { UserError } from '../config/errors.ts'
 import { loadConfig, overrideConfig } from '../config/load.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { openCorpus } from '../data/corpus.ts'
+import { checkModel } from '../model/model.ts'
+import { RecipeError } from '../recipes/errors.ts'
+import { findRecipe } from '../recipes/recipes.ts'
 import { createRunDirectory, openRun } from '../run/open.ts'
 import { readConfig } from '../run/read.ts'
 import type { Run } from '../run/run.ts'
@@ -38,6 +42,19 @@ interface TerminalOptions {
   readonly profiling?: boolean | undefined
   /** Stop after this step as if the user had asked to, and validate there. */
   readonly until?: number
+}
+
+/** The config that a command names, checked against its recipe before anything is read or built. */
+function loadRun(source: string, overrides: readonly string[]): RunConfig {
+  const config = loadConfig(source, overrides, presets)
+  const { model, recipe, steps, data } = config
+  try {
+    checkModel(model, findRecipe(recipe), steps, data.sequence * data.micro_batch)
+  } catch (error) {
+    if (!(error instanceof RecipeError)) throw error
+    throw new UserError(error.message, overrides.length > 0 ? 2 : 1)
+  }
+  return config
 }
 
 /** Trains on a terminal: shows the run, its end, and what to do next. */
@@ -145,7 +162,7 @@ Examples:
   halfbyte train nemotron-nano-12b --dry-run`,
     )
     .action(async (source: string, overrides: string[], { run, dryRun, json, profile }: TrainOptions) => {
-      const config = loadConfig(source, overrides, presets)
+      const config = loadRun(source, overrides)
       if (!dryRun) return trainInTerminal(run, config, { profiling: profile })
       process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
     })

@@ -44,7 +44,7 @@ const signRoles = ['xRows', 'dyRows', 'dyColumns'] as const
 
 /**
  * Checks in every phase of a recipe that it can run the sizes of a model, with `tokens` rows in a micro-batch.
- * @throws Error naming the layer, the dimension and the nearest size that works.
+ * @throws RecipeError naming the layer, the dimension and the nearest size that works.
  */
 export function checkModel(config: ModelConfig, recipe: Recipe, steps: number, tokens: number): void {
   const shapes = linearShapes(parameterSpecs(config))

@@ -1,3 +1,4 @@
+import { RecipeError } from './errors.ts'
 import type { Gemm, LinearRecipe, Operand, Quantized, Recipe, Rule, Step } from './recipe.ts'
 
 /**
@@ -55,7 +56,7 @@ function matcher(where: Rule['where'], depth: Depth): (site: LinearSite) => bool
 
 /**
  * The linear recipe of every site at `step` of `steps`. Sites that end up with the same rules share one object.
- * @throws Error naming a layer for which the recipe leaves a GEMM open, or a `forward` operand that stands for nothing.
+ * @throws RecipeError naming a layer for which the recipe leaves a GEMM open, or a `forward` operand that stands for nothing.
  */
 export function resolveRecipe(
   recipe: Recipe,
@@ -93,7 +94,7 @@ function combine(recipe: string, site: LinearSite, uses: readonly Partial<Linear
   }
   const { fprop, dgrad, wgrad } = gemms
   if (!fprop || !dgrad || !wgrad)
-    throw new Error(
+    throw new RecipeError(
       `recipe ${recipe}: no rule says how ${site.name} does ${!fprop ? 'fprop' : !dgrad ? 'dgrad' : 'wgrad'}`,
     )
   const resolved = { fprop, dgrad, wgrad, forward }
@@ -106,7 +107,7 @@ const readsForward = (operand: Operand): boolean =>
 
 function check(recipe: string, site: LinearSite, { fprop, dgrad, wgrad, forward }: ResolvedRecipe): void {
   const complain = (what: string): never => {
-    throw new Error(`recipe ${recipe}: ${site.name}: ${what}`)
+    throw new RecipeError(`recipe ${recipe}: ${site.name}: ${what}`)
   }
   for (const operand of [fprop.a, fprop.b, dgrad.a, wgrad.a])
     if (readsForward(operand))

@@ -1,4 +1,5 @@
 import { formats } from '../formats/formats.ts'
+import { RecipeError } from './errors.ts'
 import type { Gemm, Operand, Quantized } from './recipe.ts'
 import { isQuantized, type LinearSite, type ResolvedRecipe } from './resolve.ts'
 
@@ -58,7 +59,7 @@ export const outputMultiple = (recipe: ResolvedRecipe): number =>
 /**
  * @param shape the layer: y[tokens, rows] = x[tokens, cols] · w[rows, cols]ᵀ.
  * @param tokens rows of a micro-batch.
- * @throws Error such as `layers.0.mixer.up_proj: 1288 output features are not a multiple of 16, which nvfp4 needs; the nearest that works is
+ * @throws RecipeError such as `layers.0.mixer.up_proj: 1288 output features are not a multiple of 16, which nvfp4 needs; the nearest that works is
  * 1280`.
  */
 export function checkShape(
@@ -71,7 +72,7 @@ export function checkShape(
     const size = sizes[side]
     if (size % multiple === 0) continue
     const nearest = Math.max(1, Math.round(size / multiple)) * multiple
-    throw new Error(
+    throw new RecipeError(
       `${shape.name}: ${size} ${words[side]} are not a multiple of ${multiple}, which ${why} needs; the nearest that works is ${nearest}`,
     )
   }

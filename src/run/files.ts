@@ -1,7 +1,25 @@
 import { createHash } from 'node:crypto'
-import { closeSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { UserError } from '../config/errors.ts'
+
+/**
+ * Creates a folder and those above it that are missing. Node's `recursive` would try for ever where the system says that a folder is missing
+ * although the one above it is there, as in /proc or behind a link that leads nowhere.
+ */
+export function makeDirectory(path: string): void {
+  if (existsSync(path)) return
+  try {
+    mkdirSync(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const above = dirname(path)
+    if (code === 'EEXIST') return
+    if (code !== 'ENOENT' || existsSync(above)) throw error
+    makeDirectory(above)
+    mkdirSync(path)
+  }
+}
 
 /** Hands bytes to an open file and says how many it took, as `fs.writeSync`; a test may give one that fails. */
 export type Write = (file: number, bytes: Uint8Array, offset: number, length: number) => number

@@ -4,7 +4,7 @@ import { UserError } from '../config/errors.ts'
 import { firstDifference } from '../config/load.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { type Checkpoint, latestGood, removeRemains, setAside } from './checkpoint.ts'
-import { isSystemError, replaceFile, systemReason } from './files.ts'
+import { isSystemError, makeDirectory, replaceFile, systemReason } from './files.ts'
 import { names } from './layout.ts'
 import { lockRun } from './lock.ts'
 import { configText, type Origin, readRun, type StoredRun } from './read.ts'
@@ -19,7 +19,7 @@ export function createRunDirectory(name: string, root = 'runs'): string {
       return /^\d{3,}$/.test(number) ? [Number(number)] : []
     })
   return writing(root, () => {
-    mkdirSync(root, { recursive: true })
+    makeDirectory(root)
     for (;;) {
       const directory = join(root, `${name}-${String(Math.max(0, ...numbers()) + 1).padStart(3, '0')}`)
       try {
@@ -87,7 +87,7 @@ export function openRun(directory: string, config: RunConfig, origin: Origin): R
   const before = existing(directory)
   if (before) checkSame(directory, before, config, origin)
   return writing(directory, () => {
-    mkdirSync(directory, { recursive: true })
+    makeDirectory(directory)
     const unlock = lockRun(directory)
     try {
       const { checkpoint, damaged } = takeCheckpoint(directory)
