@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { describe, it } from 'node:test'
+import { packageRoot } from '../src/backends/open.ts'
+import { commands } from '../src/cli/commands.ts'
+import { recipes } from '../src/recipes/recipes.ts'
+
+/** What the documents name must exist. */
+
+const root = packageRoot()
+/** Without blocks of code. */
+const read = (file: string): string => readFileSync(join(root, file), 'utf8').replace(/^```[\s\S]*?^```/gm, '')
+const readme = read('README.md')
+const documents = [
+  'README.md',
+  ...readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' }).map(f => join('docs', f)),
+].filter(file => file.endsWith('.md'))
+
+/** The first cells of a table under a heading of the readme, what is between backquotes. */
+function firstCells(heading: string): string[] {
+  const section = readme.slice(readme.indexOf(`## ${heading}\n`)).split('\n## ')[0]!
+  return section
+    .split('\n')
+    .filter(line => line.startsWith('| `'))
+    .slice(heading === 'Commands' ? 1 : 0)
+    .flatMap(line => [...line.split(' | ')[0]!.matchAll(/`([^`]+)`/g)].map(match => match[1]!))
+}
+
+describe('documents', () => {
+  it('link to files that exist', () => {
+    const broken = documents.flatMap(file =>
+      [...read(file).matchAll(/\]\(([^)#\s]+)/g)]
+        .map(match => match[1]!)
+        .filter(target => !/^https?:/.test(target) && !existsSync(join(root, dirname(file), target)))
+        .map(target => `${file}: ${target}`),
+    )
+    assert.deepEqual(broken, [])
+    assert.ok(documents.length > 5)
+  })
+
+  it('name source files that exist', () => {
+    const broken = documents.flatMap(file =>
+      [...read(file).matchAll(/`((?:src|test|presets|scripts|bench|docs)\/[\w/.-]+)`/g)]
+        .map(match => match[1]!)
+        .filter(target => !existsSync(join(root, target)))
+        .map(target => `${file}: ${target}`),
+    )
+    assert.deepEqual(broken, [])
+  })
+
+  it('list every command in the readme, and no other', () => {
+    assert.deepEqual(
+      firstCells('Commands')
+        .map(cell => cell.split(' ')[0]!)
+        .sort(),
+      commands.map(({ name }) => name).sort(),
+    )
+  })
+
+  it('list recipes in the readme that exist', () => {
+    const named = firstCells('Recipes')
+    assert.ok(named.length > 10)
+    assert.deepEqual(
+      named.filter(name => !Object.hasOwn(recipes, name)),
+      [],
+    )
+  })
+})
