@@ -47,6 +47,7 @@ inline void multiply_block(const Output& c, const Panels<tile_rows>& a, const Pa
           tiles.of_rows[rows](length, alpha, a_panel, b_panel, to, columns, l > 0);
         } else if (width == tile_columns) {
           float* to = static_cast<float*>(c.data) + a.first(p) * c.stride + b.first(q);
+          prefetch_tile(to, c.stride, rows, tile_columns);
           tiles.of_rows[rows](length, alpha, a_panel, b_panel, to, c.stride, l > 0 || c.accumulate);
         } else {
           alignas(64) float edge[tile_rows * tile_columns];

@@ -139,6 +139,9 @@ template <class Format, class Finish> struct Fp4Task {
         float* tile_sums = sums + p * tile_floats;
         const int64_t height = rows(p);
         if (i == 0) memset(tile_sums, 0, tile_floats * 4);
+        if (i + length == blocks && !c.is_bf16)
+          prefetch_tile(static_cast<const float*>(c.data) + (top + p) * fp4_rows * c.stride + column, c.stride, height,
+                        fp4_columns);
         tiles.of_rows[height](length, chunk + p * chunk_bytes, b_panel + i * fp4_b_bytes<Format>, tile_sums);
         if (i + length == blocks) write(p, height, column, tile_sums);
       }
