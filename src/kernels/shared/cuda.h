@@ -30,6 +30,8 @@
     name##_##entry(a, workspace);                                                                                          \
   }
 
-// The same of a kernel without `act` arguments: `__device__ void <name>_<entry>(const <name>_args&, void*)`.
-#define EXPORT_CUDA_ENTRY(name, entry, threads) \
-  extern "C" __global__ void __launch_bounds__(threads) name##_##entry(name##_args a, void* workspace) { name##_##entry(a, workspace); }
+// The same of a kernel without `act` arguments: `__device__ void run_<name>_<entry>(const <name>_args&, void*)`.
+#define EXPORT_CUDA_ENTRY(name, entry, threads)                                                                \
+  extern "C" __global__ void __launch_bounds__(threads) name##_##entry(name##_args a, void* workspace) {       \
+    run_##name##_##entry(a, workspace);                                                                        \
+  }
