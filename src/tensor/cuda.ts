@@ -14,6 +14,8 @@ export interface CudaKernel {
   /** Bytes of device memory that the launches share; undefined contents, 256-byte aligned. Default: none. */
   workspace?(dims: Dims, scalars: Scalars, call: CudaCall): number
   launches(dims: Dims, scalars: Scalars, call: CudaCall): readonly (Launch | Product)[]
+  /** Replaces the contract's tolerance, where sums are in an order that the reference's is not. */
+  readonly tolerance?: number
 }
 
 export type Scalars = Readonly<Record<string, number>>

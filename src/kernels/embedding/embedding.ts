@@ -59,4 +59,12 @@ export const embeddingBackward = defineKernel({
     },
   ],
   tolerance: 0,
+  cuda: {
+    workspace: ({ vocab, rows }) => 4 * (vocab! + 1 + rows!),
+    launches: ({ vocab, rows, cols }) => [
+      { entry: 'count', grid: 1, block: 1024 },
+      { entry: 'sort', grid: Math.ceil(rows! / 256), block: 256 },
+      { entry: 'add', grid: [Math.ceil(cols! / 128), Math.min(vocab!, 65535)], block: 128 },
+    ],
+  },
 })

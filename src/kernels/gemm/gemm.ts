@@ -1,5 +1,6 @@
 import { roundBf16 } from '../../formats/bf16.ts'
 import { defineKernel, i32, inout, input } from '../../tensor/kernel.ts'
+import { plainProduct } from './gemm.cuda.ts'
 
 type Layout = 'n' | 't'
 
@@ -51,6 +52,7 @@ const product = (name: string, layoutA: Layout, layoutB: Layout) =>
       },
     ],
     tolerance: 2e-6,
+    cuda: plainProduct(layoutA, layoutB),
   })
 
 /**

@@ -1,5 +1,6 @@
 import { e4m3 } from '../../formats/minifloat.ts'
 import { type Dims, defineKernel, i32, inout, input } from '../../tensor/kernel.ts'
+import { expandedProduct } from '../gemm/gemm.cuda.ts'
 
 const { fround } = Math
 
@@ -68,6 +69,7 @@ export const gemmFp8 = defineKernel({
     },
   ],
   tolerance: 2e-6,
+  cuda: expandedProduct({ dtype: 'f32', k: ({ k }) => k!, factor: false }),
 })
 
 function dimsOf(m: number, n: number, k: number, squareA: boolean, squareB: boolean): Dims {
@@ -141,6 +143,7 @@ export const gemmFp8Tensor = defineKernel({
     },
   ],
   tolerance: 2e-6,
+  cuda: expandedProduct({ dtype: 'bf16', k: ({ k }) => k!, factor: true }),
 })
 
 function tensorInputs({ m, n, k }: Dims) {

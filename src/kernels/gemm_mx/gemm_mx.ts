@@ -2,6 +2,7 @@ import { e4m3 } from '../../formats/minifloat.ts'
 import { decodeUe8m0 } from '../../formats/ue8m0.ts'
 import { type Dims, defineKernel, i32, inout, input } from '../../tensor/kernel.ts'
 import { decodeE2m1 } from '../gemm/decode.ts'
+import { expandedProduct } from '../gemm/gemm.cuda.ts'
 
 const { fround } = Math
 
@@ -62,6 +63,7 @@ const product = (name: string, element: Element, tolerance: number) =>
       },
     ],
     tolerance,
+    cuda: expandedProduct({ dtype: 'bf16', k: ({ blocks }) => 32 * blocks!, factor: false }),
   })
 
 /** Scales as of real tensors, and no code that is NaN in E4M3. */

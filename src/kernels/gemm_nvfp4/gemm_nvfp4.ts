@@ -1,6 +1,7 @@
 import { e4m3 } from '../../formats/minifloat.ts'
 import { type Dims, defineKernel, f32, i32, inout, input } from '../../tensor/kernel.ts'
 import { decodeE2m1 } from '../gemm/decode.ts'
+import { expandedProduct } from '../gemm/gemm.cuda.ts'
 
 const { fround } = Math
 
@@ -86,6 +87,7 @@ export const gemmNvfp4 = defineKernel({
     },
   ],
   tolerance: 0,
+  cuda: expandedProduct({ dtype: 'bf16', k: ({ blocks }) => 16 * blocks!, factor: true }),
 })
 
 /** Every finite scale, amaxes as of real tensors. */

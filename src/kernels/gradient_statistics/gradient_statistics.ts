@@ -50,4 +50,12 @@ export const gradientStatistics = defineKernel({
     { dims: { segments: 1, n: 2 ** 22 }, inputs: () => ({ ends: Uint32Array.of(2 ** 18) }), bench: true },
   ],
   tolerance: 1e-6,
+  cuda: {
+    // A segment's last piece may be short, so there are at most as many more pieces as segments.
+    workspace: ({ n, segments }) => 24 * (Math.ceil(n! / 65536) + segments!),
+    launches: ({ n, segments }) => [
+      { entry: 'measure', grid: Math.ceil(n! / 65536) + segments!, block: 256 },
+      { entry: 'add', grid: Math.ceil(segments! / 256), block: 256 },
+    ],
+  },
 })

@@ -32,6 +32,7 @@ export const rmsNorm = defineKernel({
     { dims: { rows: 2048, cols: 1024 }, scalars: { eps: 1e-5 }, bench: true },
   ],
   tolerance: 1e-6,
+  cuda: { launches: ({ rows }) => [{ grid: Math.ceil(rows! / 8), block: 256 }] },
 })
 
 /**
@@ -77,4 +78,12 @@ export const rmsNormBackward = defineKernel({
     { dims: { rows: 2048, cols: 1024 }, scalars: { accumulate: 1 }, bench: true },
   ],
   tolerance: 2e-6,
+  cuda: {
+    workspace: ({ rows, cols }) => 4 * Math.ceil(rows! / 32) * cols!,
+    launches: ({ rows, cols }) => [
+      { entry: 'dx', grid: Math.ceil(rows! / 8), block: 256 },
+      { entry: 'partial', grid: [Math.ceil(cols! / 128), Math.ceil(rows! / 32)], block: 128 },
+      { entry: 'dw', grid: Math.ceil(cols! / 32), block: 256 },
+    ],
+  },
 })
