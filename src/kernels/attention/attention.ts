@@ -1,4 +1,6 @@
-import { defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
+import type { CudaCall, Launch } from '../../tensor/cuda.ts'
+import { type Dims, defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
+import { exactParts, TILE, TILE_THREADS, tileBytes, tiles } from '../shared/tiles.ts'
 
 /**
  * Causal grouped-query attention of packed sequences (docs/numerics.md, "Block maths"), softmax in FP32.
@@ -59,6 +61,7 @@ const shapes: readonly {
   { rows: 10, sequence: 5, heads: 2, kv: 1, dim: 5 },
   { rows: 140, sequence: 70, heads: 4, kv: 2, dim: 24 },
   { rows: 150, sequence: 150, heads: 3, kv: 1, dim: 16, document: 40 },
+  { rows: 68, sequence: 68, heads: 2, kv: 1, dim: 72 },
   { rows: 8 * 256, sequence: 256, heads: 4, kv: 2, dim: 64, bench: true },
   { rows: 2048, sequence: 2048, heads: 8, kv: 2, dim: 128, bench: true },
 ]
@@ -78,6 +81,30 @@ const cases = (products: number) =>
     flops: products * rows * heads * dim * (sequence + 1),
     ...(bench && { bench }),
   }))
+
+/**
+ * A launch of attention.cu with a block of threads for every 64 rows of every sequence and one of `heads`, which keeps `rows` matrices of 64
+ * rows of a head in shared memory, and if `square` one of 64 x 64 that is exact.
+ */
+function launch(
+  entry: string,
+  heads: number,
+  rows: number,
+  square: boolean,
+  sequence: number,
+  dims: Dims,
+  { act }: CudaCall,
+): Launch {
+  const dim = dims.dim!
+  if (dim > 128) throw new Error(`attention on cuda takes heads of at most 128 elements, got ${dim}`)
+  const width = dim > 64 ? 128 : 64
+  return {
+    entry: `${entry}${width}`,
+    grid: [tiles(sequence), heads, dims.rows! / sequence],
+    block: TILE_THREADS,
+    shared: rows * tileBytes(act, width) + (square ? tileBytes(act, TILE, exactParts[act]) : 0),
+  }
+}
 
 export const attention = defineKernel({
   name: 'attention',
@@ -113,6 +140,9 @@ export const attention = defineKernel({
     inputs: () => ({ starts: inputs().starts }),
   })),
   tolerance: 2e-6,
+  cuda: {
+    launches: (dims, { sequence }, call) => [launch('forward', dims.heads!, 3, false, sequence!, dims, call)],
+  },
 })
 
 /**
@@ -157,4 +187,12 @@ export const attentionBackward = defineKernel({
   },
   cases: cases(5),
   tolerance: 5e-6,
+  cuda: {
+    workspace: ({ rows, heads }) => 4 * rows! * heads!,
+    launches: (dims, { sequence }, call) => [
+      { entry: 'dots', grid: Math.ceil((dims.rows! * dims.heads!) / 4), block: TILE_THREADS },
+      launch('keys', (dims.columns! - dims.heads!) / 2, 4, true, sequence!, dims, call),
+      launch('queries', dims.heads!, 4, true, sequence!, dims, call),
+    ],
+  },
 })
