@@ -2,6 +2,9 @@ import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { cpuFeatures, levels } from '../src/backends/levels.ts'
+import { openBackend } from '../src/backends/open.ts'
+import { kernels } from '../src/kernels/index.ts'
 
 /**
  * Finds the compiled tests (`*.test.js`, or `*.long.js` for the long campaigns) and hands them to node's test runner:
@@ -20,6 +23,11 @@ if (files.length === 0) {
   console.error(`no test file ends in ${suffix}${only.length > 0 ? ` and contains ${only.join(' or ')}` : ''}`)
   process.exit(1)
 }
+// The native kernels of every level that this machine has, once, instead of in every test process at the same time.
+const features = cpuFeatures()
+for (const { name } of levels.filter(({ needs }) => needs.every(feature => features.has(feature))))
+  (await openBackend('cpu', kernels, { level: name, report: line => console.log(line) })).close()
+
 const minutes = long ? 25 : 3
 const options = ['--test', '--test-concurrency=2', '--test-reporter=spec', `--test-timeout=${minutes * 60_000}`]
 const { status } = spawnSync(process.execPath, [...options, ...files], { stdio: 'inherit' })

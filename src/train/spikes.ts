@@ -1,9 +1,9 @@
 /**
  * Detects loss spikes: a loss far above the running mean, in units of the running standard deviation (both exponential averages over
- * about 50 steps). The deviation has a floor of 2 % of the mean, so that a smooth curve does not cry wolf.
+ * about 10 steps, so that a falling loss is not taken for noise). The deviation has a floor of 2 % of the mean, so that a smooth curve does not cry wolf.
  */
 export class SpikeDetector {
-  readonly #rate = 0.02
+  readonly #rate = 0.1
   readonly #threshold = 6
   readonly #settling = 20
   #mean = 0
