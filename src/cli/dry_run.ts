@@ -39,6 +39,17 @@ export function describeRun(config: RunConfig): DryRun {
   }
 }
 
+/** `14 of 16 linear layers in nvfp4; 2 in bf16`. */
+export function formatCounts({ formats, linears }: DryRun): string {
+  const [first, ...others] = Object.entries(formats)
+  if (!first) return 'no linear layers'
+  const [format, count] = first
+  return [
+    `${count} of ${linears.length} linear layers in ${format}`,
+    ...others.map(([name, number]) => `${number} in ${name}`),
+  ].join('; ')
+}
+
 const left = { align: 'left' } as const
 const right = { align: 'right' } as const
 
@@ -55,7 +66,7 @@ function linearTable({ linears }: DryRun): string {
 }
 
 export function dryRunText(config: RunConfig, run = describeRun(config)): string {
-  const { kinds, flops, memory, formats, linears } = run
+  const { kinds, flops, memory } = run
   const tokens = config.data.sequence * config.data.micro_batch
   const saved = memory.inputsPerTokenBf16 - memory.inputsPerToken
   const parts = kinds.map(({ title, blocks, parameters }) => [
@@ -63,9 +74,7 @@ export function dryRunText(config: RunConfig, run = describeRun(config)): string
     String(blocks),
     parameters.toLocaleString('en-US'),
   ])
-  const counts = Object.entries(formats).map(
-    ([format, count]) => `${count} of ${linears.length} linear layers in ${format}`,
-  )
+  const flop = (count: number) => formatCount(count).replace(/[A-Za-z]?$/, unit => ` ${unit}FLOP`)
   const perMicroBatch = (perToken: number) => formatBytes(perToken * tokens)
   return `${run.name}: ${config.model.pattern}, recipe ${run.recipe}
 
@@ -80,10 +89,10 @@ ${renderTable(
 
 ${linearTable(run)}
 
-formats        ${counts.join('; ')}
-training       ${run.steps.toLocaleString('en-US')} steps of ${run.tokensPerStep.toLocaleString('en-US')} tokens (${run.microBatches} micro-batches of ${config.data.micro_batch} x ${config.data.sequence}): ${formatCount(run.tokens)} tokens
-computing      ${formatCount(flops.total)}FLOP per token (linear layers ${formatCount(flops.linears)}, mixers ${formatCount(flops.mixers)}, head ${formatCount(flops.head)})
+formats        ${formatCounts(run)}
+training       ${run.steps.toLocaleString('en-US')} steps of ${run.tokensPerStep.toLocaleString('en-US')} tokens (${run.microBatches} micro-batch${run.microBatches === 1 ? '' : 'es'} of ${config.data.micro_batch} x ${config.data.sequence}): ${formatCount(run.tokens)} tokens
+computing      ${flop(flops.total)} per token: linear layers ${flop(flops.linears)}, mixers ${flop(flops.mixers)}, head ${flop(flops.head)}
 memory         weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, moments ${formatBytes(memory.moments)}, quantised weights ${formatBytes(memory.images)}
-activations    per micro-batch, kept for the backward pass: inputs of linear layers ${perMicroBatch(memory.inputsPerToken)} (in BF16 ${perMicroBatch(memory.inputsPerTokenBf16)}: ${perMicroBatch(saved)} saved), others ${perMicroBatch(memory.othersPerToken)}
+activations    per micro-batch, kept for the backward pass: inputs of linear layers ${perMicroBatch(memory.inputsPerToken)} (in BF16 they would take ${perMicroBatch(memory.inputsPerTokenBf16)}: ${perMicroBatch(saved)} saved), others ${perMicroBatch(memory.othersPerToken)}
 `
 }

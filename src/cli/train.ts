@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
 import { UserError } from '../config/errors.ts'
@@ -12,7 +13,7 @@ import { readConfig } from '../run/read.ts'
 import type { Run } from '../run/run.ts'
 import { type Outcome, train } from '../train/loop.ts'
 import type { Trainer } from '../train/trainer.ts'
-import { describeRun, dryRunText } from './dry_run.ts'
+import { describeRun, dryRunText, formatCounts } from './dry_run.ts'
 import { createDisplay, formatCount } from './live.ts'
 import { packageVersion } from './main.ts'
 import { Profile } from './profile.ts'
@@ -23,14 +24,12 @@ import { lossSentence } from './validate.ts'
 
 function announce(run: Run, trainer: Trainer): void {
   const { config } = trainer
-  const { parameters, formats, linears, steps, tokens } = describeRun(config)
-  const counts = Object.entries(formats).map(
-    ([format, count]) => `${count} of ${linears.length} linear layers in ${format}`,
-  )
+  const described = describeRun(config)
+  const { parameters, steps, tokens } = described
   const { name, description } = trainer.model.backend
   const place = Object.entries(description).map(([key, value]) => `${key} ${value}`)
   process.stdout.write(
-    `${config.name}: ${formatCount(parameters)} parameters (${config.model.pattern}), recipe ${config.recipe}: ${counts.join(', ')}
+    `${config.name}: ${formatCount(parameters)} parameters (${config.model.pattern}), recipe ${config.recipe}: ${formatCounts(described)}
 ${formatCount(tokens)} tokens in ${steps} steps on ${[name, ...place].join(', ')}
 run directory: ${run.directory}${run.startStep > 0 ? `, going on after step ${run.startStep}` : ''}
 
@@ -40,6 +39,8 @@ run directory: ${run.directory}${run.startStep > 0 ? `, going on after step ${ru
 
 interface TerminalOptions {
   readonly profiling?: boolean | undefined
+  /** What the user named the config by: a preset or a file. */
+  readonly source?: string | undefined
   /** Stop after this step as if the user had asked to, and validate there. */
   readonly until?: number
 }
@@ -61,7 +62,7 @@ function loadRun(source: string, overrides: readonly string[]): RunConfig {
 export async function trainInTerminal(
   directory: string | undefined,
   config: RunConfig,
-  { profiling = false, until = config.steps }: TerminalOptions = {},
+  { profiling = false, source = config.name, until = config.steps }: TerminalOptions = {},
 ): Promise<void> {
   const corpus = openCorpus(config.data.files, config.data.tokenizer)
   const backend = await openConfigured(config)
@@ -110,8 +111,7 @@ export async function trainInTerminal(
     )
     return
   }
-  const prompt = ''
-  const text = sampleText(trainer.model, corpus.tokenizer, prompt, {
+  const text = sampleText(trainer.model, corpus.tokenizer, '', {
     length: 200,
     temperature: 0.8,
     topK: 40,
@@ -125,11 +125,23 @@ sample: ${printable(text)}
 
 run directory: ${run.directory}
 what next:
-  npx halfbyte sample ${run.directory} --prompt "My fellow citizens"
-  npx halfbyte validate ${run.directory} --recipe bf16
-  npx halfbyte plot ${run.directory}
-  npx halfbyte train ${config.name} recipe=bf16
+${nextCommands(run.directory, config, source).join('\n')}
 `)
+}
+
+/** What to try after a run, with what each is for. */
+function nextCommands(directory: string, { recipe }: RunConfig, source: string): string[] {
+  const other = recipe === 'bf16' ? 'nvfp4' : 'bf16'
+  const rows: [string, string][] = [
+    [`sample ${directory} --prompt "My fellow citizens"`, 'let it continue a text'],
+    [`plot ${directory}`, 'draw its loss'],
+    [`validate ${directory} --recipe ${other}`, `the same weights computing in ${other}`],
+  ]
+  // A resumed run knows its name alone, which a file of another name may have given it.
+  if (Object.hasOwn(presets, source) || existsSync(source))
+    rows.push([`train ${source} recipe=${other}`, `the same training in ${other}`])
+  const width = Math.max(...rows.map(([command]) => command.length))
+  return rows.map(([command, purpose]) => `  npx halfbyte ${command.padEnd(width)}   ${purpose}`)
 }
 
 interface TrainOptions {
@@ -163,7 +175,7 @@ Examples:
     )
     .action(async (source: string, overrides: string[], { run, dryRun, json, profile }: TrainOptions) => {
       const config = loadRun(source, overrides)
-      if (!dryRun) return trainInTerminal(run, config, { profiling: profile })
+      if (!dryRun) return trainInTerminal(run, config, { profiling: profile, source })
       process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
     })
 }
