@@ -20,19 +20,6 @@ struct Output {
       *c = accumulate ? *c + y : y;
     }
   }
-
-  // put for `count` columns from `column` on.
-  void put_row(int64_t row, int64_t column, int64_t count, const float* y) const {
-    if (is_bf16) {
-      for (int64_t j = 0; j < count; j++) put(row, column + j, y[j]);
-      return;
-    }
-    float* c = static_cast<float*>(data) + row * stride + column;
-    if (accumulate)
-      for (int64_t j = 0; j < count; j++) c[j] += y[j];
-    else
-      for (int64_t j = 0; j < count; j++) c[j] = y[j];
-  }
 };
 
 // Asks for the lines of a tile of C while the tile is being computed: writing them would otherwise wait for memory. For reading, because

@@ -98,6 +98,7 @@ template <class Format> struct Fp4Tiles {
   Fp4Tile of_rows[fp4_rows + 1] = {};
   constexpr Fp4Tiles() { list_fp4_tiles<Format, fp4_rows>(of_rows); }
 };
+template <class Format> static constexpr Fp4Tiles<Format> fp4_tiles;
 
 // What is unpacked of B at a time, in bytes.
 constexpr int64_t fp4_unpacked_bytes = int64_t{1} << 26;
@@ -107,7 +108,6 @@ template <class Format, class Finish> struct Fp4Task {
   static constexpr int64_t at_once = fp4_blocks_at_once<Format>;
   static constexpr int64_t chunk_bytes = at_once * fp4_a_bytes<Format>;
   static constexpr int64_t tile_floats = fp4_rows * fp4_columns;
-  static constexpr Fp4Tiles<Format> tiles{};
 
   const Output& c;
   const Finish& finish;
@@ -142,7 +142,7 @@ template <class Format, class Finish> struct Fp4Task {
         if (i + length == blocks && !c.is_bf16)
           prefetch_tile(static_cast<const float*>(c.data) + (top + p) * fp4_rows * c.stride + column, c.stride, height,
                         fp4_columns);
-        tiles.of_rows[height](length, chunk + p * chunk_bytes, b_panel + i * fp4_b_bytes<Format>, tile_sums);
+        fp4_tiles<Format>.of_rows[height](length, chunk + p * chunk_bytes, b_panel + i * fp4_b_bytes<Format>, tile_sums);
         if (i + length == blocks) write(p, height, column, tile_sums);
       }
     }
