@@ -43,6 +43,11 @@ export const convSilu = defineKernel({
     { dims: { rows: 2048, channels: 768, width: 1288, taps: 4 }, scalars: { offset: 512, sequence: 256 }, bench: true },
   ],
   tolerance: 2e-6,
+  cuda: {
+    launches: ({ rows, channels }) => [
+      { entry: 'rows', grid: [Math.ceil(rows! / 64), Math.ceil(channels! / 128)], block: 128 },
+    ],
+  },
 })
 
 /**
@@ -108,6 +113,18 @@ export const convSiluBackward = defineKernel({
     { dims: { rows: 2048, channels: 768, width: 1288, taps: 4 }, scalars: { offset: 512, sequence: 256 }, bench: true },
   ],
   tolerance: 3e-6,
+  cuda: {
+    workspace: ({ rows, channels, taps }) => 4 * Math.ceil(rows! / 64) * (taps! + 1) * channels!,
+    launches: ({ rows, channels, taps }) => [
+      {
+        entry: 'rows',
+        grid: [Math.ceil(rows! / 64), Math.ceil(channels! / 128)],
+        block: 128,
+        shared: 4 * 128 * (64 + taps! - 1),
+      },
+      { entry: 'parameters', grid: Math.ceil(((taps! + 1) * channels!) / 32), block: 256 },
+    ],
+  },
 })
 
 interface Convolution {

@@ -78,6 +78,7 @@ export const crossEntropy = defineKernel({
     },
   ],
   tolerance: 1e-6,
+  cuda: { launches: ({ rows }) => [{ entry: 'rows', grid: rows!, block: 256 }] },
 })
 
 /**

@@ -44,6 +44,7 @@ export const gatedNorm = defineKernel({
     { dims: { rows: 2048, cols: 512, groups: 2, width: 1288 }, scalars: { eps: 1e-5 }, bench: true },
   ],
   tolerance: 2e-6,
+  cuda: { launches: ({ rows, groups }) => [{ entry: 'slices', grid: Math.ceil((rows! * groups!) / 8), block: 256 }] },
 })
 
 /**
@@ -102,6 +103,14 @@ export const gatedNormBackward = defineKernel({
     { dims: { rows: 2048, cols: 512, groups: 2, width: 1288 }, scalars: { accumulate: 0 }, bench: true },
   ],
   tolerance: 2e-6,
+  cuda: {
+    workspace: ({ rows, cols }) => 4 * Math.ceil(rows! / 32) * cols!,
+    launches: ({ rows, cols, groups }) => [
+      { entry: 'partial', grid: [Math.ceil(rows! / 32), Math.ceil(cols! / 128)], block: 128 },
+      { entry: 'dw', grid: Math.ceil(cols! / 32), block: 256 },
+      { entry: 'slices', grid: Math.ceil((rows! * groups!) / 8), block: 256 },
+    ],
+  },
 })
 
 const silu = (z: number): number => z / (1 + Math.exp(-z))

@@ -56,4 +56,11 @@ export const rope = defineKernel({
     },
   ],
   tolerance: 1e-6,
+  cuda: {
+    workspace: ({ dim }, { sequence }) => 4 * sequence! * dim!,
+    launches: ({ rows, dim }, { sequence }) => [
+      { entry: 'angles', grid: Math.ceil((sequence! * dim!) / 512), block: 256 },
+      { entry: 'turn', grid: rows!, block: 256 },
+    ],
+  },
 })
