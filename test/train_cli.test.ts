@@ -37,7 +37,7 @@ describe('train --dry-run', () => {
       /^training +\d+ steps of 2,048 tokens /m,
       /^computing +\S+ MFLOP per token: /m,
       /^memory +weights \S+ MB, gradients /m,
-      /^activations +.* in BF16 they would take .*: \S+ MB saved/m,
+      /^activations +.*in BF16 they would take .*: \S+ MB saved/m,
     ])
       assert.match(text, line)
   })
@@ -97,7 +97,6 @@ describe('a finished run', () => {
     const first = sample()
     assert.ok(first.startsWith('the quick '))
     assert.equal(sample(), first)
-    assert.equal(sample('--seed', '1'), first)
     assert.notEqual(sample('--seed', '2'), first)
     const greedy = JSON.parse(sample('--temperature', '0', '--seed', '3', '--json'))
     assert.deepEqual([greedy.step, greedy.prompt], [20, 'the quick '])
