@@ -13,12 +13,17 @@ static constexpr int TILE = 64, TILE_THREADS = 128;
 
 // Elements from one row of a matrix in shared memory to the next, such that neither its rows nor its columns fall on few banks, and that rows
 // of BF16 stay aligned to 16 bytes.
-template <class T> constexpr int pitch_of(int cols) { return sizeof(T) == 2 ? cols + 8 : cols + 1; }
-template <class T> constexpr int tile_bytes(int rows, int cols) { return rows * pitch_of<T>(cols) * (int)sizeof(T); }
+template <class T> __host__ __device__ constexpr int pitch_of(int cols) { return sizeof(T) == 2 ? cols + 8 : cols + 1; }
+template <class T> __host__ __device__ constexpr int tile_bytes(int rows, int cols) { return rows * pitch_of<T>(cols) * (int)sizeof(T); }
 
 // How many elements hold one FP32 value in products of T: two halves if it is to be exact to 2^-17.
 template <class T> struct Exactly { static constexpr int parts = 1; };
 template <> struct Exactly<bf16> { static constexpr int parts = 2; };
+
+// The type of a contract's activations, from its arguments.
+template <class Args> struct ElementOf;
+template <template <class> class Args, class Act> struct ElementOf<Args<Act>> { using type = Act; };
+template <class Args> using Element = typename ElementOf<Args>::type;
 
 // A matrix in shared memory of `parts` summands, one after the other.
 template <class T, int Rows, int Cols, int Parts = 1> struct SharedMatrix {
