@@ -1,17 +1,30 @@
-import { availableParallelism } from 'node:os'
+import { availableParallelism, cpus } from 'node:os'
 import { parseArgs } from 'node:util'
+import { packageRoot } from '../src/backends/open.ts'
 import { type Column, renderTable } from '../src/cli/table.ts'
-import { type KernelTiming, timeKernels } from './kernels.ts'
+import { growth } from './growth.ts'
+import { commitOf, type KernelTiming, timeKernels } from './kernels.ts'
+import { type PeerSuite, peers } from './peers.ts'
 
-const usage = `usage: npm run bench -- cpu [options]
+const usage = `usage: npm run bench -- <suite> [options]
 
   cpu               every kernel at its bench sizes on the cpu backend
+  peers             training steps in halfbyte and in PyTorch, alternating
+  linear            one linear layer in halfbyte and in PyTorch, alternating
+  growth            training steps of growing width and context
 
+  --json            one line of JSON for each figure
+  --seconds S       time for one kernel (default 0.5), for a contestant in a round (3), for a size (5)
+cpu:
   --only PART       only kernels with PART in their name
   --level LEVEL     instruction level: avx512, avx2 or portable
   --threads LIST    numbers of threads, such as 1,2; default: 1 and all
-  --seconds S       time for one kernel, default 0.5
-  --json            one line of JSON for each figure
+peers, linear:
+  --python PATH     Python with bench/peers/requirements.txt; default: bench/peers/.venv/bin/python
+  --models LIST     such as dense-256,dense-512,hybrid-256 or linear-512,linear-1024; default: all of the suite
+  --rounds N        default 5
+growth:
+  --most N          leave out sizes above N
 `
 
 class UsageError extends Error {}
@@ -56,34 +69,93 @@ function kernelTable(timings: readonly KernelTiming[]): string {
   return renderTable(columns, rows)
 }
 
+const options = {
+  only: { type: 'string', default: '' },
+  level: { type: 'string' },
+  threads: { type: 'string', default: [...new Set([1, availableParallelism()])].join(',') },
+  seconds: { type: 'string' },
+  python: { type: 'string' },
+  models: { type: 'string' },
+  rounds: { type: 'string', default: '5' },
+  most: { type: 'string', default: '8192' },
+  json: { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+} as const
+type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values']
+
+/** Runs a suite; text goes to `print`, what is returned becomes lines of JSON. */
+type Suite = (values: Values, print: (text: string) => void) => Promise<readonly object[]>
+
+const secondsOf = ({ seconds }: Values, otherwise: number): number =>
+  seconds === undefined ? otherwise : positive('seconds', seconds)
+
+/** Measured on which commit and device: the header of a table. */
+const place = (): { commit: string; device: string } => ({
+  commit: commitOf(packageRoot()),
+  device: `${cpus()[0]?.model ?? 'unknown'} x ${cpus().length}`,
+})
+
+const located = async <T extends object>(results: Promise<readonly T[]>): Promise<readonly object[]> => {
+  const where = place()
+  return (await results).map(result => ({ ...result, ...where }))
+}
+
+const peerSuite =
+  (suite: PeerSuite): Suite =>
+  (values, print) => {
+    const { commit, device } = place()
+    print(`commit ${commit}, ${device}`)
+    return located(
+      peers(
+        suite,
+        {
+          python: values.python,
+          models: values.models?.split(','),
+          rounds: positive('rounds', values.rounds),
+          seconds: secondsOf(values, 3),
+        },
+        print,
+      ),
+    )
+  }
+
+const suites: Readonly<Record<string, Suite>> = {
+  async cpu(values, print) {
+    const timings = await timeKernels(
+      {
+        only: values.only,
+        level: values.level,
+        threads: values.threads.split(',').map(text => positive('threads', text)),
+        seconds: secondsOf(values, 0.5),
+      },
+      line => process.stderr.write(`${line}\n`),
+    )
+    print(kernelTable(timings))
+    return timings
+  },
+  peers: peerSuite('peers'),
+  linear: peerSuite('linear'),
+  growth(values, print) {
+    const { commit, device } = place()
+    print(`commit ${commit}, ${device}`)
+    return located(growth({ seconds: secondsOf(values, 5), most: positive('most', values.most) }, print))
+  },
+}
+
 async function main(): Promise<void> {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
-      only: { type: 'string', default: '' },
-      level: { type: 'string' },
-      threads: { type: 'string', default: [...new Set([1, availableParallelism()])].join(',') },
-      seconds: { type: 'string', default: '0.5' },
-      json: { type: 'boolean', default: false },
-      help: { type: 'boolean', short: 'h', default: false },
-    },
-  })
+  const { values, positionals } = parseArgs({ allowPositionals: true, options })
   if (values.help) {
     process.stdout.write(usage)
     return
   }
-  if (positionals.length !== 1 || positionals[0] !== 'cpu')
-    throw new UsageError(`the suite to run must be cpu, got ${positionals.join(' ') || 'none'}`)
-  const options = {
-    only: values.only,
-    level: values.level,
-    threads: values.threads.split(',').map(text => positive('threads', text)),
-    seconds: positive('seconds', values.seconds),
-  }
-  const timings = await timeKernels(options, line => process.stderr.write(`${line}\n`))
-  if (values.json)
-    for (const timing of timings) process.stdout.write(`${JSON.stringify({ suite: 'cpu', ...timing })}\n`)
-  else process.stdout.write(`${kernelTable(timings)}\n`)
+  const [name = 'none', ...others] = positionals
+  const suite = suites[name]
+  if (!suite || others.length > 0)
+    throw new UsageError(
+      `the suite must be one of ${Object.keys(suites).join(', ')}, got ${positionals.join(' ') || name}`,
+    )
+  const results = await suite(values, text => values.json || process.stdout.write(`${text}\n`))
+  if (values.json) for (const result of results) process.stdout.write(`${JSON.stringify({ suite: name, ...result })}\n`)
 }
 
 try {

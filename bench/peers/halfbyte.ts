@@ -3,13 +3,21 @@ import { openBackend } from '../../src/backends/open.ts'
 import type { RunConfig } from '../../src/config/schema.ts'
 import { runSchema } from '../../src/config/schema.ts'
 import type { Corpus } from '../../src/data/corpus.ts'
+import { signWords } from '../../src/formats/hadamard.ts'
 import { Stream } from '../../src/formats/philox.ts'
 import { kernels } from '../../src/kernels/index.ts'
+import { gemms, Linear, linear, roles } from '../../src/ops/linear.ts'
+import { Tape, Var } from '../../src/ops/tape.ts'
+import { findRecipe } from '../../src/recipes/recipes.ts'
+import { resolveRecipe } from '../../src/recipes/resolve.ts'
+import type { Backend } from '../../src/tensor/backend.ts'
+import type { DType } from '../../src/tensor/dtype.ts'
+import { sizeOf, Tensor } from '../../src/tensor/tensor.ts'
 import { Trainer } from '../../src/train/trainer.ts'
 
 /** halfbyte's side of the step benchmark: the protocol of peer.py, with `recipe` in place of `mode`, on the cpu backend. */
 
-export interface PeerSpec {
+export interface ModelSpec {
   readonly kind: 'dense' | 'hybrid'
   readonly width: number
   /** Layers of attention and FFN; a hybrid has `pattern` instead. */
@@ -28,6 +36,24 @@ export interface PeerSpec {
   readonly batch: number
   readonly sequence: number
   readonly threads: number
+}
+
+/** One linear layer [width, width] with the gradients of its weight and its input. */
+export interface LinearSpec {
+  readonly kind: 'linear'
+  readonly width: number
+  /** Rows of the input. */
+  readonly tokens: number
+  readonly threads: number
+}
+
+export type PeerSpec = ModelSpec | LinearSpec
+
+/** What a contestant computes. */
+interface Work {
+  readonly parameters: number
+  /** The loss, if there is one. */
+  step(step: number): number
 }
 
 /** Random text: what is learnt does not matter here. */
@@ -54,7 +80,7 @@ function randomCorpus(vocab: number, tokens: number): Corpus {
   }
 }
 
-function configOf(spec: PeerSpec, recipe: string): RunConfig {
+function configOf(spec: ModelSpec, recipe: string): RunConfig {
   const { kind, width, depth, pattern, vocab, batch, sequence, threads, ...sizes } = spec
   const { mamba_heads, mamba_head_dim, state, groups, chunk, ffn, heads, kv_heads, head_dim } = sizes
   const mamba = kind === 'hybrid' ? { mamba_heads, mamba_head_dim, state, groups, chunk } : {}
@@ -79,19 +105,74 @@ function configOf(spec: PeerSpec, recipe: string): RunConfig {
   }) as RunConfig
 }
 
+function modelSteps(spec: ModelSpec, recipe: string, backend: Backend): Work {
+  const trainer = new Trainer(
+    configOf(spec, recipe),
+    backend,
+    randomCorpus(spec.vocab, 64 * spec.batch * spec.sequence),
+  )
+  return { parameters: trainer.model.parameters.count, step: step => trainer.step(step).loss }
+}
+
+/** Everything that a step does for a layer in the middle of a model: its weight is quantised anew each time. */
+function linearSteps({ width, tokens }: LinearSpec, recipeName: string, backend: Backend): Work {
+  const random = new Stream(1, 1)
+  const tensor = (dtype: DType, shape: readonly number[]) => {
+    const memory = backend.alloc(Math.max(64, sizeOf(shape) * 4))
+    return new Tensor(backend, memory, 0, dtype, shape).zero()
+  }
+  const normal = (tensor: Tensor, deviation: number) =>
+    tensor.write(Float32Array.from({ length: tensor.size }, () => deviation * random.normal()))
+  const signs = (kind: 'fixed' | 'none') => tensor('u32', [4]).write(signWords(kind))
+  const shape = [width, width]
+  const weight = { name: 'weight', shape, value: normal(tensor('f32', shape), 0.02), gradient: tensor('f32', shape) }
+  const state = {
+    random: tensor('u32', [3]),
+    signs: { fixed: signs('fixed'), none: signs('none') },
+    microBatch: 0,
+  }
+  const recipe = resolveRecipe(findRecipe(recipeName), [{ name: 'linear', block: 1 }], { blocks: 3 }, 0, 1)[0]!
+  const layer = new Linear({
+    name: 'linear',
+    index: 0,
+    weight,
+    memory: weight,
+    recipe,
+    state,
+    statistics: tensor('f32', [roles.length, 2]),
+    freshSigns: tensor('u32', [gemms.length, 4]),
+  })
+  const x = normal(tensor('f32', [tokens, width]), 1)
+  const dy = normal(tensor('f32', [tokens, width]), 1)
+  const tape = new Tape(backend, 'f32')
+  return {
+    parameters: width * width,
+    step(step) {
+      state.random.write(Uint32Array.of(1, 0, step))
+      layer.weightChanged()
+      weight.gradient.zero()
+      tape.scope(() => {
+        const y = linear(tape, layer, new Var(x))
+        tape.shareGradient(y, dy)
+        tape.differentiate()
+      })
+      return 0
+    },
+  }
+}
+
 async function main(): Promise<void> {
   const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
   const { recipe, ...spec } = JSON.parse((await lines.next()).value) as PeerSpec & { recipe: string }
   const backend = await openBackend('cpu', kernels, { threads: spec.threads, report: line => console.error(line) })
-  const corpus = randomCorpus(spec.vocab, 64 * spec.batch * spec.sequence)
-  const trainer = new Trainer(configOf(spec, recipe), backend, corpus)
-  let step = 0
-  for (; step < 2; step++) trainer.step(step)
-  console.log(JSON.stringify({ ready: trainer.model.parameters.count }))
+  const work = spec.kind === 'linear' ? linearSteps(spec, recipe, backend) : modelSteps(spec, recipe, backend)
+  const first = work.step(0)
+  let step = 1
+  console.log(JSON.stringify({ ready: work.parameters, loss: first }))
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
     const start = performance.now()
     let loss = 0
-    for (const end = step + Number(line.value); step < end; step++) loss = trainer.step(step).loss
+    for (const end = step + Number(line.value); step < end; step++) loss = work.step(step)
     const seconds = (performance.now() - start) / 1000
     console.log(JSON.stringify({ seconds, loss, peak_bytes: process.resourceUsage().maxRSS * 1024 }))
   }

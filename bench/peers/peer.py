@@ -1,12 +1,13 @@
 """PyTorch's side of `npm run bench -- peers`: one training step of the same models, timed on request.
 
-Reads one JSON line: {"kind": "dense" | "hybrid", "mode": "eager" | "compile" | "fake_nvfp4", "width", "depth", "heads", "kv_heads", "head_dim",
-"vocab", "batch", "sequence", "threads", ...}. Answers {"ready": parameters}; then for each line holding a number n it runs n steps and
-answers {"seconds": s, "loss": l, "peak_bytes": resident high-water mark}.
+Reads one JSON line: {"kind": "dense" | "hybrid" | "linear", "mode": "eager" | "compile" | "fake_nvfp4", "width", "depth", "heads", "kv_heads",
+"head_dim", "vocab", "batch", "sequence", "threads", ...}. Answers {"ready": parameters, "loss": of the first step}; then for each line holding
+a number n it runs n steps and answers {"seconds": s, "loss": l, "peak_bytes": resident high-water mark}.
 
 dense: pre-norm transformer, grouped-query attention through scaled_dot_product_attention, squared-ReLU FFN, no biases, untied head.
 hybrid: transformers' NemotronHForCausalLM with its PyTorch path for Mamba-2 on the CPU.
-Both: FP32, AdamW (fused where the device has it), gradient norm clipped at 1.
+linear: one layer [width, width] on "tokens" rows, with the gradients of its weight and its input.
+Models: FP32, AdamW (fused where the device has it), gradient norm clipped at 1.
 """
 
 import json
@@ -36,7 +37,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = RMSNorm(width), RMSNorm(width)
         self.qkv = linear(width, (self.heads + 2 * self.kv) * self.dim)
         self.out = linear(self.heads * self.dim, width)
-        self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
+        self.up, self.down = linear(width, spec["ffn"]), linear(spec["ffn"], width)
 
     def forward(self, x):
         batch, time_, _ = x.shape
@@ -162,10 +163,20 @@ def build(spec):
     return Loss()
 
 
-def main():
-    spec = json.loads(sys.stdin.readline())
-    torch.set_num_threads(spec["threads"])
-    torch.manual_seed(1)
+def linear_steps(spec):
+    layer = nn.Linear(spec["width"], spec["width"], bias=False)
+    x = torch.randn(spec["tokens"], spec["width"], requires_grad=True)
+    dy = torch.randn(spec["tokens"], spec["width"])
+
+    def step():
+        layer.weight.grad = x.grad = None
+        layer(x).backward(dy)
+        return torch.zeros(())
+
+    return layer, step
+
+
+def model_steps(spec):
     model = build(spec)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -185,9 +196,16 @@ def main():
         optimizer.step()
         return loss
 
-    for _ in range(2):
-        step()
-    print(json.dumps({"ready": sum(p.numel() for p in model.parameters())}), flush=True)
+    return model, step
+
+
+def main():
+    spec = json.loads(sys.stdin.readline())
+    torch.set_num_threads(spec["threads"])
+    torch.manual_seed(1)
+    model, step = linear_steps(spec) if spec["kind"] == "linear" else model_steps(spec)
+    first = step().item()
+    print(json.dumps({"ready": sum(p.numel() for p in model.parameters()), "loss": first}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
         for _ in range(int(line)):
