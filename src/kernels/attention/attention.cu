@@ -176,7 +176,7 @@ template <class Act, int N> __device__ void scale_by(Tile<Act, N>& tile, float f
 
 template <int D, class Act> __device__ void attend_keys(const attention_backward_args<Act>& a, const float* dots) {
   using Rows = SharedMatrix<Act, TILE, D>;
-  using Square = SharedMatrix<Act, TILE, TILE, Exactly<Act>::parts>;
+  using Square = SharedMatrix<Act, TILE, TILE, Summands<Act, 2>::count>;
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows k(memory), v(memory + Rows::bytes), q(memory + 2 * Rows::bytes), dy(memory + 3 * Rows::bytes);
@@ -235,7 +235,7 @@ template <int D, class Act> __device__ void attend_queries(const attention_backw
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows q(memory), dy(memory + Rows::bytes), k(memory + 2 * Rows::bytes), v(memory + 3 * Rows::bytes);
-  const SharedMatrix<Act, TILE, TILE, Exactly<Act>::parts> ds(memory + 4 * Rows::bytes);
+  const SharedMatrix<Act, TILE, TILE, Summands<Act, 2>::count> ds(memory + 4 * Rows::bytes);
   __shared__ QueryRows rows;
 
   const Heads at(a);

@@ -1,6 +1,6 @@
 import type { CudaCall, Launch } from '../../tensor/cuda.ts'
 import { type Dims, defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
-import { exactParts, TILE, TILE_THREADS, tileBytes, tiles } from '../shared/tiles.ts'
+import { TILE, TILE_THREADS, tileBytes, tiles } from '../shared/tiles.ts'
 
 /**
  * Causal grouped-query attention of packed sequences (docs/numerics.md, "Block maths"), softmax in FP32.
@@ -102,7 +102,7 @@ function launch(
     entry: `${entry}${width}`,
     grid: [tiles(sequence), heads, dims.rows! / sequence],
     block: TILE_THREADS,
-    shared: rows * tileBytes(act, width) + (square ? tileBytes(act, TILE, exactParts[act]) : 0),
+    shared: rows * tileBytes(act, width) + (square ? tileBytes(act, TILE, 2) : 0),
   }
 }
 

@@ -4,8 +4,8 @@
 //   f32:   each thread has 8 rows and N/16 columns of the tile; fused multiply-adds.
 //   bf16:  tensor cores (mma.m16n8k16); each warp has 16 rows, each thread 2 of them and N/4 columns.
 //
-// A value computed in FP32 that enters a product with BF16 operands is stored as one BF16, or as two whose sum is within 2^-17 of it:
-// the product of the two small halves is left out. Code that uses a tile asks it which rows and columns a thread has.
+// A value computed in FP32 that enters a product with BF16 operands is stored as a sum of one, two or three BF16, within 2^-9, 2^-18 or 2^-26
+// of it. Code that uses a tile asks it which rows and columns a thread has.
 #pragma once
 #include "cuda.h"
 
@@ -16,9 +16,9 @@ static constexpr int TILE = 64, TILE_THREADS = 128;
 template <class T> __host__ __device__ constexpr int pitch_of(int cols) { return sizeof(T) == 2 ? cols + 8 : cols + 1; }
 template <class T> __host__ __device__ constexpr int tile_bytes(int rows, int cols) { return rows * pitch_of<T>(cols) * (int)sizeof(T); }
 
-// How many elements hold one FP32 value in products of T: two halves if it is to be exact to 2^-17.
-template <class T> struct Exactly { static constexpr int parts = 1; };
-template <> struct Exactly<bf16> { static constexpr int parts = 2; };
+// How many elements an FP32 value takes in products of T, if so many BF16 are accurate enough.
+template <class T, int Count> struct Summands { static constexpr int count = 1; };
+template <int Count> struct Summands<bf16, Count> { static constexpr int count = Count; };
 
 // The type of a contract's activations, from its arguments.
 template <class Args> struct ElementOf;
@@ -33,8 +33,12 @@ template <class T, int Rows, int Cols, int Parts = 1> struct SharedMatrix {
   __device__ explicit SharedMatrix(void* memory) : data(static_cast<T*>(memory)) {}
   __device__ T* at(int r, int c) const { return data + r * pitch + c; }
   __device__ void put(int r, int c, float x) const {
-    store(at(r, c), x);
-    if (Parts == 2) store(at(r, c) + size, x - load(at(r, c)));
+    T* to = at(r, c);
+#pragma unroll
+    for (int part = 0; part < Parts; part++, to += size) {
+      store(to, x);
+      x -= load(to);
+    }
   }
 
   // The leading rows and columns from global memory, zeros elsewhere. All threads; no barrier.
@@ -141,7 +145,8 @@ template <int N> struct Tile<bf16, N> {
           else load_matrices<false>(y, b.at(n + low + high, k + middle) + q * B::size);
 #pragma unroll
           for (int p = 0; p < A::parts; p++) {
-            if (p + q > 1) continue;
+            // What is left out is as small as what the summands leave out.
+            if (p + q >= A::parts && p + q >= B::parts) continue;
             multiply_fragments(v[0][j], v[0][j + 1], v[1][j], v[1][j + 1], x[p], y[0], y[1]);
             multiply_fragments(v[0][j + 2], v[0][j + 3], v[1][j + 2], v[1][j + 3], x[p], y[2], y[3]);
           }

@@ -1,5 +1,7 @@
+import type { CudaKernel } from '../../tensor/cuda.ts'
 import { type Dims, defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
 import { documentStarts } from '../shared/documents.ts'
+import { TILE, TILE_THREADS, tileBytes, tiles } from '../shared/tiles.ts'
 
 /**
  * The state-space recurrence of Mamba-2 (docs/numerics.md, "Block maths" and "Chunked SSD"). Rows are batch * sequence tokens. A row of
@@ -57,6 +59,7 @@ export const ssd = defineKernel({
   },
   cases: casesOf({}),
   tolerance: 1e-5,
+  cuda: cuda(false),
 })
 
 /**
@@ -161,7 +164,57 @@ export const ssdBackward = defineKernel({
     i % 2 === 1 && !testCase.bench ? { ...testCase, scalars: { ...testCase.scalars, accumulate: 1 } } : testCase,
   ),
   tolerance: 2e-5,
+  cuda: cuda(true),
 })
+
+/** Launches of ssd.cu and ssd_backward.cu; ssd_cuda.h says what each does and how the workspace is laid out. */
+function cuda(backward: boolean): CudaKernel {
+  const sizesOf = ({ rows, heads, inner }: Dims, scalars: Readonly<Record<string, number>>) => {
+    const { sequence, state, groups } = scalars as Record<'sequence' | 'state' | 'groups', number>
+    const chunk = Math.min(scalars.chunk!, sequence)
+    const headDim = inner! / heads!
+    const chunks = (rows! / sequence) * Math.ceil(sequence / chunk)
+    const blocks = { chunk: tiles(chunk), head: tiles(headDim), state: tiles(state) }
+    const triangle = (blocks.chunk * (blocks.chunk + 1)) / 2
+    return { sequences: rows! / sequence, elements: headDim * state, groups, heads: heads!, chunks, blocks, triangle }
+  }
+  return {
+    workspace(dims, scalars) {
+      const { elements, groups, heads, chunks, blocks, triangle } = sizesOf(dims, scalars)
+      const perRow = dims.rows! * heads
+      const images = (backward ? 2 : 1) * chunks * (groups * triangle * TILE * TILE + heads * elements)
+      const parts = backward ? 8 * 3 * chunks * heads + 4 * perRow * (1 + blocks.state + 3 * blocks.head) : 0
+      return 4 * (3 * perRow + images) + parts
+    },
+    launches(dims, scalars, { act }) {
+      const { sequences, elements, groups, heads, chunks, blocks, triangle } = sizesOf(dims, scalars)
+      const block = TILE_THREADS
+      const shared = 2 * tileBytes(act, TILE) + tileBytes(act, TILE, backward ? 3 : 2)
+      const perState = { grid: [Math.ceil(elements / 256), heads, sequences], block: 256 } as const
+      const sums = { grid: [chunks, heads, blocks.head * blocks.state], block, shared } as const
+      const columns = { grid: [chunks, heads, blocks.chunk * blocks.head], block, shared } as const
+      const ofState = { grid: [chunks, groups, blocks.chunk * blocks.state], block, shared } as const
+      const common = [
+        { entry: 'decays', grid: Math.ceil((chunks * heads) / block), block },
+        { entry: 'scores', grid: [chunks, groups, triangle], block, shared },
+        { entry: 'states', ...sums },
+        { entry: 'pass', ...perState },
+      ] as const
+      if (!backward) return [...common, { entry: 'scan', ...columns }]
+      return [
+        ...common,
+        { entry: 'dstates', ...sums },
+        { entry: 'pass_back', ...perState },
+        { entry: 'weights', grid: [chunks, groups, blocks.chunk], block, shared },
+        { entry: 'dc', ...ofState },
+        { entry: 'db', ...ofState },
+        { entry: 'dx', ...columns },
+        { entry: 'finish', grid: [chunks, heads], block },
+        { entry: 'parameters', grid: heads, block: 32 },
+      ]
+    },
+  }
+}
 
 function softplus(x: number): number {
   return x > 20 ? x : Math.log1p(Math.exp(x))
