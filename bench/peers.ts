@@ -1,5 +1,4 @@
 import { existsSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { packageRoot } from '../src/backends/open.ts'
 import { renderTable } from '../src/cli/table.ts'
@@ -26,9 +25,7 @@ const entries: readonly Entry[] = [
   { name: 'PyTorch, NVFP4 faked', kinds: ['dense'], choice: { mode: 'fake_nvfp4' } },
 ]
 
-const threads = availableParallelism()
-
-const models: Readonly<Record<string, ModelSpec>> = {
+const models: Readonly<Record<string, Omit<ModelSpec, 'threads'>>> = {
   'dense-256': {
     kind: 'dense',
     width: 256,
@@ -40,7 +37,6 @@ const models: Readonly<Record<string, ModelSpec>> = {
     vocab: 8192,
     batch: 8,
     sequence: 256,
-    threads,
   },
   'dense-512': {
     kind: 'dense',
@@ -53,7 +49,6 @@ const models: Readonly<Record<string, ModelSpec>> = {
     vocab: 8192,
     batch: 4,
     sequence: 512,
-    threads,
   },
   'hybrid-256': {
     kind: 'hybrid',
@@ -71,13 +66,12 @@ const models: Readonly<Record<string, ModelSpec>> = {
     vocab: 8192,
     batch: 8,
     sequence: 256,
-    threads,
   },
 }
 
-const layers: Readonly<Record<string, LinearSpec>> = {
-  'linear-512': { kind: 'linear', width: 512, tokens: 2048, threads },
-  'linear-1024': { kind: 'linear', width: 1024, tokens: 2048, threads },
+const layers: Readonly<Record<string, Omit<LinearSpec, 'threads'>>> = {
+  'linear-512': { kind: 'linear', width: 512, tokens: 2048 },
+  'linear-1024': { kind: 'linear', width: 1024, tokens: 2048 },
 }
 
 const suites = { peers: models, linear: layers } as const
@@ -88,6 +82,7 @@ export interface PeersOptions {
   readonly python?: string | undefined
   /** Names of models or layers; default: all of the suite. */
   readonly models?: readonly string[] | undefined
+  readonly threads: number
   readonly rounds?: number
   /** Seconds that each contestant computes in a round. */
   readonly seconds?: number
@@ -100,6 +95,8 @@ export interface PeerResult {
   /** Of the first step, on other data and other initial weights for each contestant; 0 for a layer. */
   readonly firstLoss: number
   readonly tokensPerSecond: number
+  /** Tokens per second that all threads spent: on a busy machine the fairer figure, with one thread. */
+  readonly tokensPerCpuSecond: number
   readonly peakBytes: number
 }
 
@@ -133,6 +130,7 @@ async function compare(
       parameters,
       firstLoss,
       tokensPerSecond: median(answers.map(({ seconds: taken }) => (steps * tokens) / taken)),
+      tokensPerCpuSecond: median(answers.map(({ cpu_seconds: taken }) => (steps * tokens) / taken)),
       peakBytes: answers.at(-1)!.peak_bytes,
     }))
   } finally {
@@ -150,14 +148,18 @@ const resultTable = (results: readonly PeerResult[]): string => {
       { title: 'first loss', ...right },
       { title: 'tokens/s', ...right },
       { title: 'nvfp4 is faster by', ...right },
+      { title: 'tokens/CPU s', ...right },
+      { title: 'by', ...right },
       { title: 'peak memory', ...right },
     ],
-    results.map(({ name, parameters, firstLoss, tokensPerSecond, peakBytes }) => [
+    results.map(({ name, parameters, firstLoss, tokensPerSecond, tokensPerCpuSecond, peakBytes }) => [
       name,
       parameters.toLocaleString('en-US'),
       firstLoss ? firstLoss.toFixed(2) : '',
       tokensPerSecond.toFixed(0),
       `${(ours.tokensPerSecond / tokensPerSecond).toFixed(2)}x`,
+      tokensPerCpuSecond.toFixed(0),
+      `${(ours.tokensPerCpuSecond / tokensPerCpuSecond).toFixed(2)}x`,
       `${(peakBytes / 1e6).toFixed(0)} MB`,
     ]),
   )
@@ -169,16 +171,17 @@ export async function peers(
   options: PeersOptions,
   print: (text: string) => void,
 ): Promise<PeerResult[]> {
-  const { python = defaultPython(), rounds = 5, seconds = 3 } = options
+  const { python = defaultPython(), rounds = 5, seconds = 3, threads } = options
   if (!existsSync(python))
     throw new Error(
       `${python} does not exist: make it with "python3 -m venv bench/peers/.venv && bench/peers/.venv/bin/pip install -r bench/peers/requirements.txt", or name another with --python`,
     )
-  const specs: Readonly<Record<string, PeerSpec>> = suites[suite]
+  const specs: Readonly<Record<string, Omit<ModelSpec, 'threads'> | Omit<LinearSpec, 'threads'>>> = suites[suite]
   const all: PeerResult[] = []
   for (const model of options.models ?? Object.keys(specs)) {
-    const spec = specs[model]
-    if (!spec) throw new Error(`model ${model} is unknown; use ${Object.keys(specs).join(', ')}`)
+    const found = specs[model]
+    if (!found) throw new Error(`model ${model} is unknown; use ${Object.keys(specs).join(', ')}`)
+    const spec: PeerSpec = { ...found, threads }
     const results = await compare(model, spec, python, rounds, seconds)
     print(`${model}, ${tokensOf(spec)} tokens, ${threads} threads, median of ${rounds} rounds`)
     print(`${resultTable(results)}\n`)

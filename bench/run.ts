@@ -14,11 +14,11 @@ const usage = `usage: npm run bench -- <suite> [options]
   growth            training steps of growing width and context
 
   --json            one line of JSON for each figure
+  --threads LIST    numbers of threads, such as 1,2; default: 1 and all (peers and linear: the largest)
   --seconds S       time for one kernel (default 0.5), for a contestant in a round (3), for a size (5)
 cpu:
   --only PART       only kernels with PART in their name
   --level LEVEL     instruction level: avx512, avx2 or portable
-  --threads LIST    numbers of threads, such as 1,2; default: 1 and all
 peers, linear:
   --python PATH     Python with bench/peers/requirements.txt; default: bench/peers/.venv/bin/python
   --models LIST     such as dense-256,dense-512,hybrid-256 or linear-512,linear-1024; default: all of the suite
@@ -89,6 +89,8 @@ type Suite = (values: Values, print: (text: string) => void) => Promise<readonly
 const secondsOf = ({ seconds }: Values, otherwise: number): number =>
   seconds === undefined ? otherwise : positive('seconds', seconds)
 
+const threadsOf = ({ threads }: Values): number[] => threads.split(',').map(text => positive('threads', text))
+
 /** Measured on which commit and device: the header of a table. */
 const place = (): { commit: string; device: string } => ({
   commit: commitOf(packageRoot()),
@@ -111,6 +113,7 @@ const peerSuite =
         {
           python: values.python,
           models: values.models?.split(','),
+          threads: Math.max(...threadsOf(values)),
           rounds: positive('rounds', values.rounds),
           seconds: secondsOf(values, 3),
         },
@@ -125,7 +128,7 @@ const suites: Readonly<Record<string, Suite>> = {
       {
         only: values.only,
         level: values.level,
-        threads: values.threads.split(',').map(text => positive('threads', text)),
+        threads: threadsOf(values),
         seconds: secondsOf(values, 0.5),
       },
       line => process.stderr.write(`${line}\n`),

@@ -7,6 +7,8 @@ import type { PeerSpec } from './halfbyte.ts'
 
 export interface Answer {
   readonly seconds: number
+  /** Of all threads. */
+  readonly cpu_seconds: number
   /** Of the last step. */
   readonly loss: number
   /** High-water mark of the process's resident memory. */

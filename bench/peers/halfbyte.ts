@@ -170,11 +170,19 @@ async function main(): Promise<void> {
   let step = 1
   console.log(JSON.stringify({ ready: work.parameters, loss: first }))
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
-    const start = performance.now()
+    const [start, before] = [performance.now(), process.cpuUsage()]
     let loss = 0
     for (const end = step + Number(line.value); step < end; step++) loss = work.step(step)
     const seconds = (performance.now() - start) / 1000
-    console.log(JSON.stringify({ seconds, loss, peak_bytes: process.resourceUsage().maxRSS * 1024 }))
+    const { user, system } = process.cpuUsage(before)
+    console.log(
+      JSON.stringify({
+        seconds,
+        cpu_seconds: (user + system) / 1e6,
+        loss,
+        peak_bytes: process.resourceUsage().maxRSS * 1024,
+      }),
+    )
   }
 }
 

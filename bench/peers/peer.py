@@ -2,7 +2,7 @@
 
 Reads one JSON line: {"kind": "dense" | "hybrid" | "linear", "mode": "eager" | "compile" | "fake_nvfp4", "width", "depth", "heads", "kv_heads",
 "head_dim", "vocab", "batch", "sequence", "threads", ...}. Answers {"ready": parameters, "loss": of the first step}; then for each line holding
-a number n it runs n steps and answers {"seconds": s, "loss": l, "peak_bytes": resident high-water mark}.
+a number n it runs n steps and answers {"seconds": s, "cpu_seconds": of all threads, "loss": l, "peak_bytes": resident high-water mark}.
 
 dense: pre-norm transformer, grouped-query attention through scaled_dot_product_attention, squared-ReLU FFN, no biases, untied head.
 hybrid: transformers' NemotronHForCausalLM with its PyTorch path for Mamba-2 on the CPU.
@@ -207,12 +207,13 @@ def main():
     first = step().item()
     print(json.dumps({"ready": sum(p.numel() for p in model.parameters()), "loss": first}), flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             loss = step()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "loss": loss.item(), "peak_bytes": peak}), flush=True)
+        answer = {"seconds": seconds, "cpu_seconds": time.process_time() - before, "loss": loss.item(), "peak_bytes": peak}
+        print(json.dumps(answer), flush=True)
 
 
 main()
