@@ -2,7 +2,7 @@ import { signWords } from '../formats/hadamard.ts'
 import { add } from '../ops/add.ts'
 import { embedding } from '../ops/embedding.ts'
 import { headLoss, logits } from '../ops/head_loss.ts'
-import { gemms, Linear, type LinearState, roles, streamOf } from '../ops/linear.ts'
+import { gemms, Linear, type LinearState, roles, streamOf, type Watched } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import { Tape, type Var } from '../ops/tape.ts'
 import type { Recipe } from '../recipes/recipe.ts'
@@ -157,6 +157,11 @@ export class Model {
       for (const [j, role] of signRoles.entries())
         signs.set(signWords('fresh', random, streamOf(i, role, 0)), (i * gemms.length + j) * 4)
     this.#freshSigns.write(signs)
+  }
+
+  /** Shows every operand to `watch` as it is quantised, until called again; undefined: to nobody. */
+  watch(watch: ((made: Watched) => void) | undefined): void {
+    this.#state.watch = watch
   }
 
   /** Must be called after weights have changed. */

@@ -35,6 +35,19 @@ export type Role = (typeof roles)[number]
 export const gemms = ['fprop', 'dgrad', 'wgrad'] as const
 type GemmName = (typeof gemms)[number]
 
+/** An operand that a layer has just quantised, while its memory is alive. */
+export interface Watched {
+  readonly linear: string
+  readonly role: Role
+  /** What was quantised, before any rotation; the image is of its transpose where `transposed`. */
+  readonly values: Tensor
+  readonly transposed: boolean
+  readonly image: Image
+  readonly request: ImageRequest
+  /** Lines of the image that are not padding. */
+  readonly lines: number
+}
+
 /** Shared by all linear layers of a model. */
 export interface LinearState {
   /** u32[3]: seed low, seed high, step. */
@@ -43,6 +56,8 @@ export interface LinearState {
   readonly signs: { readonly fixed: Tensor; readonly none: Tensor }
   /** Index of the micro-batch within its step, part of every random stream but those of weights. */
   microBatch: number
+  /** Shown every operand as it is quantised. */
+  watch?: ((made: Watched) => void) | undefined
 }
 
 /** Random stream of one role of one linear layer: no two images of a step share it. */
@@ -160,11 +175,23 @@ export class Linear {
     }
   }
 
+  /** Shows an image of `values`, or of their transpose, to whoever watches. Returns the image. */
+  made(role: Role, values: Tensor, transposed: boolean, image: Image, request: ImageRequest): Image {
+    const { state, name } = this.#options
+    const ofOutputs = role === 'wRows' || role === 'dyColumns'
+    const lines = ofOutputs ? Math.min(image.rows, this.weight.shape[0]!) : image.rows
+    state.watch?.({ linear: name, role, values, transposed, image, request, lines })
+    return image
+  }
+
   /** The weight as the forward rules quantise it. */
   forwardImages(tape: Tape): Pair {
-    this.#forward ??= this.#make(tape, this.#stores.forward, (w, allocate) =>
-      forwardPair(tape, allocate, w, this.request('wRows', this.#recipe.forward.w!, 'fprop')),
-    )
+    this.#forward ??= this.#make(tape, this.#stores.forward, (w, allocate) => {
+      const request = this.request('wRows', this.#recipe.forward.w!, 'fprop')
+      const pair = forwardPair(tape, allocate, w, request)
+      this.made('wRows', w, false, pair.row, request)
+      return pair
+    })
     return this.#forward
   }
 
@@ -177,7 +204,8 @@ export class Linear {
   backwardImage(tape: Tape, spec: Quantized): Image {
     this.#backward ??= this.#make(tape, this.#stores.backward, (w, allocate) => {
       const values = spec.of === 'forward' ? this.forwardValues(tape) : w
-      return columnImage(tape.backend, allocate, values, this.request('wColumns', spec, 'dgrad'))
+      const request = this.request('wColumns', spec, 'dgrad')
+      return this.made('wColumns', values, true, columnImage(tape.backend, allocate, values, request), request)
     })
     return this.#backward
   }
@@ -240,7 +268,10 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
   const allocate = allocator(tape)
   let made: Pair | undefined
   const images = (): Pair => {
-    made ??= forwardPair(tape, allocate, x, layer.request('xRows', forward.x!, 'fprop'))
+    if (made) return made
+    const request = layer.request('xRows', forward.x!, 'fprop')
+    made = forwardPair(tape, allocate, x, request)
+    layer.made('xRows', x, false, made.row, request)
     return made
   }
   const keepImage = (image: Image, source: () => Source): Kept => ({
@@ -267,9 +298,12 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
       const request = layer.request('xColumns', b, 'wgrad')
       if (b.of === 'forward') {
         const { row } = images()
-        return keepImage(row, () => ({ image: columnImage(backend, allocate, values(row), request) }))
+        return keepImage(row, () => {
+          const again = values(row)
+          return { image: layer.made('xColumns', again, true, columnImage(backend, allocate, again, request), request) }
+        })
       }
-      const image = columnImage(backend, allocate, x, request)
+      const image = layer.made('xColumns', x, true, columnImage(backend, allocate, x, request), request)
       return keepImage(image, () => ({ image }))
     },
   }
@@ -281,8 +315,9 @@ function gradientOf(tape: Tape, layer: Linear, dy: Tensor, gemm: 'dgrad' | 'wgra
   const alongTokens = gemm === 'wgrad'
   if (!isQuantized(a)) return plain(dy, alongTokens, a)
   const make = alongTokens ? columnImage : rowImage
-  const request = layer.request(alongTokens ? 'dyColumns' : 'dyRows', a, gemm)
-  return { image: make(tape.backend, allocator(tape), dy, request) }
+  const role = alongTokens ? 'dyColumns' : 'dyRows'
+  const request = layer.request(role, a, gemm)
+  return { image: layer.made(role, dy, alongTokens, make(tape.backend, allocator(tape), dy, request), request) }
 }
 
 /** y [tokens, outputs] = x [tokens, inputs] · wᵀ. Gradients of padded outputs are ignored, whatever they hold. */

@@ -4,6 +4,7 @@ import { readMetrics } from '../run/read.ts'
 import { isTraining } from '../run/records.ts'
 import type { Run } from '../run/run.ts'
 import { diagnose, type Problem, parameterPlace, validationProblem, weightProblem } from './guards.ts'
+import { isSampled } from './numerics.ts'
 import { SpikeDetector } from './spikes.ts'
 import type { Trainer, ValidationResult } from './trainer.ts'
 
@@ -60,7 +61,7 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
 
   while (step < config.steps && !stop?.aborted) {
     const started = performance.now()
-    const result = trainer.step(step)
+    const result = trainer.step(step, isSampled(step + 1, config.steps))
     const elapsed = (performance.now() - started) / 1000
     seconds += elapsed
     const problem = diagnose(result, () => trainer.optimizer.nonFiniteWeights())
@@ -80,6 +81,7 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
       grad_norm: result.norm,
       tokens_per_second: Math.round(tokensPerSecond),
     })
+    for (const record of result.numerics) run.numerics({ step, ...record })
     observer.step?.({ step, loss, tokensPerSecond, lr: result.lr, gradNorm: result.norm })
     const deviations = spikes.observe(loss)
     if (deviations !== undefined) {
@@ -92,7 +94,6 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
       )
     }
     if (due(validateEvery) || step === config.steps) {
-      for (const operand of trainer.largestOperands()) run.numerics({ step, ...operand })
       validation = trainer.validate()
       const problem = validationProblem(validation.loss, () => trainer.optimizer.nonFiniteWeights())
       if (problem) stopFor(problem, step)

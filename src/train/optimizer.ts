@@ -93,6 +93,17 @@ export class Optimizer {
     }
   }
 
+  /** Of each parameter at the last step: the norm of its gradient, and the share of the gradient's elements that were exactly zero. */
+  gradients(): Map<string, { readonly norm: number; readonly zeros: number }> {
+    const statistics = this.#statistics.floats()
+    return new Map(
+      this.#parameters.all.map(({ name, shape }, i) => [
+        name,
+        { norm: Math.sqrt(statistics[4 * i]!), zeros: 1 - statistics[4 * i + 3]! / sizeOf(shape) },
+      ]),
+    )
+  }
+
   #largest(statistics: Float32Array): GradientReport['largest'] {
     const { all } = this.#parameters
     let most = 0

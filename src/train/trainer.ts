@@ -10,6 +10,7 @@ import { type RestoredTensor, restoreTensors, toBackend } from '../run/restore.t
 import type { Backend } from '../tensor/backend.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { operandPlace, type Place } from './guards.ts'
+import { measure, type NumericsRecord, type OperandNumerics } from './numerics.ts'
 import { type GradientReport, Optimizer } from './optimizer.ts'
 import { learningRate } from './schedule.ts'
 
@@ -19,6 +20,8 @@ export interface StepResult extends GradientReport {
   readonly lr: number
   /** What linear layers quantised that was not finite, in the order of the computation. */
   readonly nonFiniteOperands: readonly Place[]
+  /** What quantisation did, if the step was sampled. */
+  readonly numerics: readonly NumericsRecord[]
 }
 
 export interface ValidationResult {
@@ -77,26 +80,32 @@ export class Trainer {
     return this.#batch
   }
 
-  /** Step `step` (from 0): forward and backward over all micro-batches, then one update. */
-  step(step: number): StepResult {
+  /**
+   * Step `step` (from 0): forward and backward over all micro-batches, then one update.
+   * @param sampled whether to measure what quantisation does, which takes a moment.
+   */
+  step(step: number, sampled = false): StepResult {
     const { model, optimizer, config } = this
     const lr = learningRate(step, config.steps, config.optimizer.lr, config.schedule)
     model.beginStep(step)
     model.lossSum.zero()
     model.setScale(1 / this.tokensPerStep)
     const nonFiniteOperands: Place[] = []
+    const operands: OperandNumerics[] = []
+    if (sampled) model.watch(made => operands.push(measure(made, step)))
     for (let i = 0; i < this.#microBatches; i++) {
       model.loss(this.#upload(this.#sampler.batch(step, i)), i)
       nonFiniteOperands.push(...this.#nonFiniteOperands())
+      model.watch(undefined)
     }
     optimizer.step(step, lr)
     model.weightsChanged()
     const [sum, targets] = model.lossSum.floats() as unknown as [number, number]
-    return { ...optimizer.report(), loss: sum / targets, lr, nonFiniteOperands }
+    const numerics = sampled ? this.#withGradients(operands) : []
+    return { ...optimizer.report(), loss: sum / targets, lr, nonFiniteOperands, numerics }
   }
 
-  /** In the order in which a step makes them: the first is where it began. */
-  /** Of the micro-batch just done: the next one overwrites what layers found. */
+  /** Of the micro-batch just done (the next one overwrites what layers found), in the order in which they were made: the first is where it began. */
   #nonFiniteOperands(): Place[] {
     const statistics = this.model.statistics.floats()
     const found = (wanted: readonly Role[]) =>
@@ -108,14 +117,15 @@ export class Trainer {
     return [...found(forwardRoles), ...found(backwardRoles).reverse()]
   }
 
-  /** Largest magnitude of what each linear layer last quantised, for every operand that is quantised. */
-  largestOperands(): { linear: string; operand: Role; amax: number }[] {
-    const statistics = this.model.statistics.floats()
-    return this.model.linears
-      .flatMap(({ name }, i) =>
-        roles.map((operand, j) => ({ linear: name, operand, amax: statistics[2 * (i * roles.length + j)]! })),
-      )
-      .filter(({ amax }) => amax > 0)
+  /** Adds to what was measured of each layer's operands what its weight's gradient was; a layer that quantises nothing has that alone. */
+  #withGradients(operands: readonly OperandNumerics[]): NumericsRecord[] {
+    const gradients = this.optimizer.gradients()
+    return this.model.linears.flatMap(({ name, weight }): NumericsRecord[] => {
+      const { norm, zeros } = gradients.get(weight.name)!
+      const gradient = { grad_norm: norm, zero_wgrad: zeros }
+      const own = operands.filter(({ linear }) => linear === name)
+      return own.length > 0 ? own.map(operand => ({ ...operand, ...gradient })) : [{ linear: name, ...gradient }]
+    })
   }
 
   /** The loss on the held-out batches, in the run's recipe or another. Leaves no trace in the training that follows. */
