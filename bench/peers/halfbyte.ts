@@ -152,7 +152,9 @@ function linearSteps({ width, tokens }: LinearSpec, recipeName: string, backend:
       layer.weightChanged()
       weight.gradient.zero()
       tape.scope(() => {
-        const y = linear(tape, layer, new Var(x))
+        const input = new Var(x)
+        tape.record(input, [], () => {})
+        const y = linear(tape, layer, input)
         tape.shareGradient(y, dy)
         tape.differentiate()
       })
