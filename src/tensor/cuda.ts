@@ -36,7 +36,7 @@ export interface Launch {
   readonly grid: Extent
   /** Threads of a block. */
   readonly block: Extent
-  /** Bytes of dynamic shared memory; the backend raises the limit where it is above 48 KB. */
+  /** Bytes of dynamic shared memory; the backend raises the function's limit to it. */
   readonly shared?: number
 }
 

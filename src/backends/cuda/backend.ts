@@ -32,8 +32,6 @@ interface Loaded {
 const defaultThreads = 256
 const defaultElements = 2048
 const mostDefaultBlocks = 4096
-/** Dynamic shared memory that every function may ask for. */
-const plainShared = 48 * 1024
 
 const extents = (extent: Extent): readonly [number, number, number] =>
   typeof extent === 'number' ? [extent, 1, 1] : [extent[0], extent[1] ?? 1, extent[2] ?? 1]
@@ -222,7 +220,7 @@ export class CudaBackend implements Backend {
     const key = `${act} ${entry}`
     let known = loaded.functions.get(key)
     if (!known) {
-      known = { fn: modules.find(kernel.name, symbolOf(kernel, act), entry), shared: plainShared }
+      known = { fn: modules.find(kernel.name, symbolOf(kernel, act), entry), shared: 0 }
       loaded.functions.set(key, known)
     }
     if (shared > known.shared) {

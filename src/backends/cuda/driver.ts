@@ -196,7 +196,7 @@ export class Driver {
     }
   }
 
-  /** Lets launches of a function ask for that much dynamic shared memory, which is needed above 48 KB. */
+  /** Lets launches of a function ask for that much dynamic shared memory: needed where it and the function's own exceed 48 KB. */
   allowShared(fn: bigint, bytes: number): void {
     this.call('cuFuncSetAttribute', fn, SHARED_MEMORY_OF_FUNCTION, bytes)
   }

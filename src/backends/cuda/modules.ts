@@ -46,11 +46,28 @@ function included({ text, headers }: Source): Map<string, string> {
   return found
 }
 
+/** Machine code of a .cu file, from the cache or compiled now. */
+export function compileSource(
+  source: Source,
+  nvrtc: Nvrtc,
+  cache: CompiledCache,
+  architecture: string,
+  report: (message: string) => void,
+): Uint8Array {
+  const headers = included(source)
+  const options = compileOptions(architecture)
+  const parts = [`nvrtc ${nvrtc.version}`, ...options, source.name, source.text, ...[...headers].flat()]
+  return cache.get(parts, () => {
+    report(`compiling ${source.name} for the GPU ...`)
+    return nvrtc.compile({ ...source, headers }, options)
+  })
+}
+
 export class Modules {
   readonly #driver: Driver
   readonly #nvrtc: Nvrtc
   readonly #cache: CompiledCache
-  readonly #options: readonly string[]
+  readonly #architecture: string
   readonly #files = new Map<string, Source>()
   readonly #loaded = new Map<Source, bigint>()
   readonly #report: (message: string) => void
@@ -66,7 +83,7 @@ export class Modules {
     this.#driver = driver
     this.#nvrtc = nvrtc
     this.#cache = cache
-    this.#options = compileOptions(architecture)
+    this.#architecture = architecture
     this.#report = report
     for (const source of sources) for (const entry of entriesOf(source.text)) this.#files.set(entry, source)
   }
@@ -74,12 +91,7 @@ export class Modules {
   #load(source: Source): bigint {
     const known = this.#loaded.get(source)
     if (known !== undefined) return known
-    const headers = included(source)
-    const parts = [`nvrtc ${this.#nvrtc.version}`, ...this.#options, source.name, source.text, ...[...headers].flat()]
-    const image = this.#cache.get(parts, () => {
-      this.#report(`compiling ${source.name} for the GPU ...`)
-      return this.#nvrtc.compile({ ...source, headers }, this.#options)
-    })
+    const image = compileSource(source, this.#nvrtc, this.#cache, this.#architecture, this.#report)
     const module = this.#driver.loadModule(image)
     this.#loaded.set(source, module)
     return module

@@ -1,0 +1,191 @@
+// libcuda, libnvrtc and libcublasLt without a GPU, for tests of the host code: memory is the host's, a module holds whatever function is asked
+// for, and products are computed. A launch does nothing but append a line to the file that FAKE_CUDA_LOG names; FAKE_CUDA_FAIL
+// names a function that fails, with a colon and the error's number; the other variables set versions and the device.
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define API __attribute__((visibility("default")))
+
+static int number(const char* name, int otherwise) {
+  const char* text = getenv(name);
+  return text ? atoi(text) : otherwise;
+}
+
+static void note(const char* line) {
+  const char* path = getenv("FAKE_CUDA_LOG");
+  if (!path) return;
+  FILE* file = fopen(path, "a");
+  if (!file) return;
+  fprintf(file, "%s\n", line);
+  fclose(file);
+}
+
+static int failure(const char* name) {
+  const char* text = getenv("FAKE_CUDA_FAIL");
+  const size_t length = strlen(name);
+  if (text && strncmp(text, name, length) == 0 && text[length] == ':') return atoi(text + length + 1);
+  return 0;
+}
+
+API int cuDriverGetVersion(int* version) { return *version = number("FAKE_CUDA_DRIVER", 13000), 0; }
+API int cuInit(unsigned flags) { return failure("cuInit"); }
+API int cuGetErrorName(int code, const char** text) {
+  *text = code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : code == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_ILLEGAL_ADDRESS";
+  return 0;
+}
+API int cuGetErrorString(int code, const char** text) { return *text = "as the test wanted", 0; }
+API int cuDeviceGetCount(int* count) { return *count = number("FAKE_CUDA_GPUS", 1), 0; }
+API int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
+API int cuDeviceGetName(char* name, int length, int device) { return snprintf(name, (size_t)length, "Fake GPU"), 0; }
+API int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  const int capability = number("FAKE_CUDA_CAPABILITY", 90);
+  *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 132;
+  return 0;
+}
+API int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)1, 0; }
+API int cuDevicePrimaryCtxRelease_v2(int device) { return note("release"), 0; }
+API int cuCtxSetCurrent(void* context) { return 0; }
+API int cuStreamCreate(void** stream, unsigned flags) { return *stream = (void*)7, 0; }
+API int cuStreamDestroy_v2(void* stream) { return 0; }
+API int cuStreamSynchronize(void* stream) { return failure("cuStreamSynchronize"); }
+API int cuMemGetInfo_v2(size_t* available, size_t* total) { return *available = 3u << 20, *total = (size_t)80 << 30, 0; }
+API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
+  if (bytes > (size_t)1 << 32) return 2;
+  const int code = failure("cuMemAlloc");
+  if (code) return code;
+  return *address = (uint64_t)(uintptr_t)aligned_alloc(512, (bytes + 511) / 512 * 512), 0;
+}
+API int cuMemFree_v2(uint64_t address) { return free((void*)(uintptr_t)address), 0; }
+API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
+  return memcpy((void*)(uintptr_t)to, from, bytes), 0;
+}
+API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
+  return memcpy(to, (const void*)(uintptr_t)from, bytes), 0;
+}
+API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
+  return memcpy((void*)(uintptr_t)to, (const void*)(uintptr_t)from, bytes), 0;
+}
+API int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* stream) {
+  return memset((void*)(uintptr_t)to, value, bytes), 0;
+}
+API int cuEventCreate(void** event, unsigned flags) { return *event = (void*)9, 0; }
+API int cuEventDestroy_v2(void* event) { return 0; }
+API int cuEventRecord(void* event, void* stream) { return 0; }
+API int cuEventSynchronize(void* event) { return 0; }
+API int cuEventElapsedTime(float* milliseconds, void* start, void* end) { return *milliseconds = 1.5f, 0; }
+API int cuModuleLoadData(void** module, const void* image) { return *module = (void*)image, 0; }
+API int cuModuleUnload(void* module) { return 0; }
+API int cuModuleGetFunction(const char** function, void* module, const char* name) {
+  if (strstr(name, "absent")) return 500;
+  return *function = strdup(name), 0;
+}
+API int cuFuncSetAttribute(const char* function, int attribute, int value) {
+  char line[256];
+  snprintf(line, sizeof line, "shared %s %d", function, value);
+  return note(line), 0;
+}
+API int cuLaunchKernel(const char* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                       void* stream, void** parameters, void** extra) {
+  char line[512];
+  const uint64_t* slots = parameters[0];
+  snprintf(line, sizeof line, "launch %s %u,%u,%u %u,%u,%u %u slots %llx %llx workspace %d", function, gx, gy, gz, bx, by, bz, shared,
+           (unsigned long long)slots[0], (unsigned long long)slots[1], *(void**)parameters[1] != NULL);
+  return note(line), failure("cuLaunchKernel");
+}
+
+API int nvrtcVersion(int* major, int* minor) {
+  const int version = number("FAKE_CUDA_NVRTC", 13000);
+  return *major = version / 1000, *minor = version % 1000 / 10, 0;
+}
+API const char* nvrtcGetErrorString(int code) { return "NVRTC_ERROR_COMPILATION"; }
+API int nvrtcCreateProgram(char** program, const char* text, const char* name, int headers, const char** texts, const char** names) {
+  char line[512];
+  snprintf(line, sizeof line, "compile %s headers", name);
+  for (int i = 0; i < headers; i++) strcat(strcat(line, " "), names[i]);
+  note(line);
+  *program = malloc(strlen(text) + 8);
+  return sprintf(*program, "code: %s", strstr(text, "mistake") ? "mistake" : name), 0;
+}
+API int nvrtcCompileProgram(char* program, int count, const char** options) { return strstr(program, "mistake") ? 6 : 0; }
+API int nvrtcDestroyProgram(char** program) { return free(*program), 0; }
+API int nvrtcGetProgramLogSize(char* program, size_t* size) { return *size = strlen(program) + 1, 0; }
+API int nvrtcGetProgramLog(char* program, char* log) { return strcpy(log, program), 0; }
+API int nvrtcGetCUBINSize(char* program, size_t* size) { return *size = strlen(program) + 1, 0; }
+API int nvrtcGetCUBIN(char* program, char* code) { return strcpy(code, program), 0; }
+
+typedef struct {
+  int type;
+  uint64_t rows, cols;
+  int64_t pitch;
+  int batch;
+  int64_t stride;
+} Layout;
+typedef struct {
+  int attributes[8];
+} Descriptor;
+
+API size_t cublasLtGetVersion(void) { return (size_t)number("FAKE_CUDA_CUBLASLT", 130000); }
+API const char* cublasLtGetStatusString(int code) { return "CUBLAS_STATUS_NOT_SUPPORTED"; }
+API int cublasLtCreate(void** handle) { return *handle = (void*)3, 0; }
+API int cublasLtDestroy(void* handle) { return 0; }
+API int cublasLtMatmulDescCreate(Descriptor** descriptor, int compute, int scale) {
+  *descriptor = calloc(1, sizeof(Descriptor));
+  return compute == 68 && scale == 0 ? 0 : 7;
+}
+API int cublasLtMatmulDescSetAttribute(Descriptor* descriptor, int attribute, const int* value, size_t bytes) {
+  return descriptor->attributes[attribute] = *value, 0;
+}
+API int cublasLtMatrixLayoutCreate(Layout** layout, int type, uint64_t rows, uint64_t cols, int64_t pitch) {
+  *layout = calloc(1, sizeof(Layout));
+  **layout = (Layout){type, rows, cols, pitch, 1, 0};
+  return 0;
+}
+API int cublasLtMatrixLayoutSetAttribute(Layout* layout, int attribute, const void* value, size_t bytes) {
+  if (attribute == 5) layout->batch = *(const int*)value;
+  if (attribute == 6) layout->stride = *(const int64_t*)value;
+  return 0;
+}
+API int cublasLtMatmulPreferenceCreate(void** preference) { return *preference = (void*)5, 0; }
+API int cublasLtMatmulPreferenceDestroy(void* preference) { return 0; }
+API int cublasLtMatmulPreferenceSetAttribute(void* preference, int attribute, const void* value, size_t bytes) { return 0; }
+API int cublasLtMatmulAlgoGetHeuristic(void* handle, Descriptor* descriptor, Layout* a, Layout* b, Layout* c, Layout* d, void* preference,
+                                       int wanted, char* results, int* found) {
+  char line[256];
+  snprintf(line, sizeof line, "heuristic %d %d", a->type, c->type);
+  note(line);
+  memset(results, 0, 96);
+  return *found = failure("heuristic") ? 0 : 1, 0;
+}
+
+static float get(const void* data, int type, int64_t at) {
+  if (type == 0) return ((const float*)data)[at];
+  const uint32_t bits = (uint32_t)((const uint16_t*)data)[at] << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+static void put(void* data, int type, int64_t at, float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  if (type == 0) ((float*)data)[at] = value;
+  else ((uint16_t*)data)[at] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+API int cublasLtMatmul(void* handle, Descriptor* descriptor, const float* alpha, const void* a, Layout* la, const void* b, Layout* lb,
+                       const float* beta, const void* c, Layout* lc, void* d, Layout* ld, const void* algorithm, void* workspace,
+                       size_t bytes, void* stream) {
+  const int ta = descriptor->attributes[3], tb = descriptor->attributes[4];
+  const uint64_t depth = ta ? la->rows : la->cols;
+  for (int p = 0; p < lc->batch; p++)
+    for (uint64_t col = 0; col < lc->cols; col++)
+      for (uint64_t row = 0; row < lc->rows; row++) {
+        float sum = 0;
+        for (uint64_t i = 0; i < depth; i++)
+          sum += get(a, la->type, p * la->stride + (int64_t)(ta ? i + row * la->pitch : row + i * la->pitch)) *
+                 get(b, lb->type, p * lb->stride + (int64_t)(tb ? col + i * lb->pitch : i + col * lb->pitch));
+        const int64_t at = p * lc->stride + (int64_t)(row + col * lc->pitch);
+        put(d, lc->type, at, *alpha * sum + (*beta == 0 ? 0 : *beta * get(c, lc->type, at)));
+      }
+  return failure("cublasLtMatmul");
+}
