@@ -36,15 +36,6 @@ __device__ inline int64_t first_keys(int32_t (&first)[TILE], const int32_t* star
   return smallest;
 }
 
-template <class Act, int N>
-__device__ void write_rows(const Tile<Act, N>& tile, Act* to, int64_t stride, int64_t rows, int64_t cols, bool accumulate) {
-  each(tile, [&](int i, int j, int r, int c) {
-    if (r >= rows || c >= cols) return;
-    Act* out = to + r * stride + c;
-    store(out, accumulate ? load(out) + tile.v[i][j] : tile.v[i][j]);
-  });
-}
-
 template <int D, class Act> __device__ void attend(const attention_args<Act>& a) {
   using Rows = SharedMatrix<Act, TILE, D>;
   extern __shared__ uint4 shared_memory[];

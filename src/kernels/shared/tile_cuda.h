@@ -14,7 +14,6 @@ static constexpr int TILE = 64, TILE_THREADS = 128;
 // Elements from one row of a matrix in shared memory to the next, such that neither its rows nor its columns fall on few banks, and that rows
 // of BF16 stay aligned to 16 bytes.
 template <class T> __host__ __device__ constexpr int pitch_of(int cols) { return sizeof(T) == 2 ? cols + 8 : cols + 1; }
-template <class T> __host__ __device__ constexpr int tile_bytes(int rows, int cols) { return rows * pitch_of<T>(cols) * (int)sizeof(T); }
 
 // How many elements an FP32 value takes in products of T, if so many BF16 are accurate enough.
 template <class T, int Count> struct Summands { static constexpr int count = 1; };
@@ -24,6 +23,14 @@ template <int Count> struct Summands<bf16, Count> { static constexpr int count =
 template <class Args> struct ElementOf;
 template <template <class> class Args, class Act> struct ElementOf<Args<Act>> { using type = Act; };
 template <class Args> using Element = typename ElementOf<Args>::type;
+
+// `store` in one instruction, where bf16_bits takes ten; a NaN becomes the canonical one.
+__device__ inline void store_rounded(float* to, float x) { *to = x; }
+__device__ inline void store_rounded(bf16* to, float x) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(x));
+  to->bits = (uint16_t)pair;
+}
 
 // A matrix in shared memory of `parts` summands, one after the other.
 template <class T, int Rows, int Cols, int Parts = 1> struct SharedMatrix {
@@ -36,7 +43,7 @@ template <class T, int Rows, int Cols, int Parts = 1> struct SharedMatrix {
     T* to = at(r, c);
 #pragma unroll
     for (int part = 0; part < Parts; part++, to += size) {
-      store(to, x);
+      store_rounded(to, x);
       x -= load(to);
     }
   }
@@ -45,6 +52,7 @@ template <class T, int Rows, int Cols, int Parts = 1> struct SharedMatrix {
   __device__ void load_from(const T* from, int64_t stride, int64_t rows, int64_t cols) const {
     static_assert(Parts == 1, "values in memory are whole");
     if (sizeof(T) == 2 && cols % 8 == 0 && stride % 8 == 0 && (reinterpret_cast<uint64_t>(from) & 15) == 0) {
+#pragma unroll 4
       for (int u = threadIdx.x; u < Rows * Cols / 8; u += TILE_THREADS) {
         const int r = u / (Cols / 8), c = u % (Cols / 8) * 8;
         uint4 eight = {0, 0, 0, 0};
@@ -53,6 +61,7 @@ template <class T, int Rows, int Cols, int Parts = 1> struct SharedMatrix {
       }
       return;
     }
+#pragma unroll 4
     for (int u = threadIdx.x; u < Rows * Cols; u += TILE_THREADS) {
       const int r = u / Cols, c = u % Cols;
       if (r < rows && c < cols) *at(r, c) = from[r * stride + c];
@@ -63,6 +72,7 @@ template <class T, int Rows, int Cols, int Parts = 1> struct SharedMatrix {
   // The same of FP32 values, each multiplied by factor(r).
   template <class From, class Factor>
   __device__ void put_from(const From* from, int64_t stride, int64_t rows, int64_t cols, const Factor& factor) const {
+#pragma unroll 4
     for (int u = threadIdx.x; u < Rows * Cols; u += TILE_THREADS) {
       const int r = u / Cols, c = u % Cols;
       put(r, c, r < rows && c < cols ? factor(r) * load(from + r * stride + c) : 0.0f);
@@ -169,6 +179,16 @@ template <class T, int N, class Body> __device__ void each(const Tile<T, N>& til
   for (int i = 0; i < tile.rows; i++)
 #pragma unroll
     for (int j = 0; j < tile.cols; j++) body(i, j, tile.row(i), tile.col(j));
+}
+
+// Leading rows and columns of a tile to global memory, added to what is there if `accumulate`.
+template <class Act, int N>
+__device__ void write_rows(const Tile<Act, N>& tile, Act* to, int64_t stride, int64_t rows, int64_t cols, bool accumulate) {
+  each(tile, [&](int i, int j, int r, int c) {
+    if (r >= rows || c >= cols) return;
+    Act* const out = to + r * stride + c;
+    store_rounded(out, accumulate ? load(out) + tile.v[i][j] : tile.v[i][j]);
+  });
 }
 
 // Sum and maximum over the lanes that share a row of a tile; all of them get it.

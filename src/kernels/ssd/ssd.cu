@@ -48,6 +48,7 @@ template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* work
     columns.load_from(a, work, chunk, head, j * TILE);
     memory.first.load_from(x + j * TILE * a.channels, a.channels, chunk.rows_at(j * TILE), s.head_dim - p);
     __syncthreads();
+#pragma unroll 4
     for (int u = threadIdx.x; u < SQUARE; u += TILE_THREADS) {
       const int r = u / TILE, c = u % TILE;
       const float decay = decay_between(rows, first, r, columns, j * TILE, c);
@@ -60,7 +61,7 @@ template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* work
   const float skip = a.skip[head];
   Act* const to = a.y + (chunk.row + first) * a.inner + head * s.head_dim + p;
   each(y, [&](int i, int j, int r, int c) {
-    if (r < count && p + c < s.head_dim) store(to + r * a.inner + c, fmaf(skip, load(memory.first.at(r, c)), y.v[i][j]));
+    if (r < count && p + c < s.head_dim) store_rounded(to + r * a.inner + c, fmaf(skip, load(memory.first.at(r, c)), y.v[i][j]));
   });
 }
 EXPORT_CUDA_ACT_ENTRY(ssd, scan, 128)

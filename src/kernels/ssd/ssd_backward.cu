@@ -120,14 +120,6 @@ template <class Act> __device__ void ssd_backward_weights(const ssd_backward_arg
 }
 EXPORT_CUDA_ACT_ENTRY(ssd_backward, weights, 128)
 
-template <class Act> __device__ void write_rows(const Tile<Act, TILE>& tile, Act* to, int64_t stride, int64_t rows, int64_t cols, bool accumulate) {
-  each(tile, [&](int i, int j, int r, int c) {
-    if (r >= rows || c >= cols) return;
-    Act* const out = to + r * stride + c;
-    store(out, accumulate ? load(out) + tile.v[i][j] : tile.v[i][j]);
-  });
-}
-
 // Blocks: chunk, group, block of rows and of the state.
 template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
@@ -252,6 +244,7 @@ template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act
     rows.load_from(a, work, chunk, head, i * TILE);
     memory.first.load_from(dy + i * TILE * a.inner, a.inner, chunk.rows_at(i * TILE), s.head_dim - p);
     __syncthreads();
+#pragma unroll 4
     for (int u = threadIdx.x; u < SQUARE; u += TILE_THREADS) {
       const int r = u / TILE, c = u % TILE;
       const float decay = i == block && r == c ? 0.0f : decay_between(rows, i * TILE, r, columns, first, c);
