@@ -66,6 +66,12 @@ const shapes: readonly {
   { rows: 2048, sequence: 2048, heads: 8, kv: 2, dim: 128, bench: true },
 ]
 
+/** Of products over the causal half of each square of rows; documents, which hide more, are not counted. */
+const operations =
+  (products: number) =>
+  ({ rows, heads, dim }: Dims, { sequence }: { sequence: number }): number =>
+    products * rows! * heads! * dim! * (sequence + 1)
+
 /** `products`: of two multiplications for each visible pair and element of a head. */
 const cases = (products: number) =>
   shapes.map(({ rows, sequence, heads, kv, dim, document, bench }, i) => ({
@@ -78,7 +84,7 @@ const cases = (products: number) =>
       // Near what it would be; with any lse the formulas of the backward pass are what is computed.
       lse: new Float32Array(rows * heads).fill(3),
     }),
-    flops: products * rows * heads * dim * (sequence + 1),
+    flops: operations(products)({ rows, heads, dim }, { sequence }),
     ...(bench && { bench }),
   }))
 
@@ -140,6 +146,7 @@ export const attention = defineKernel({
     inputs: () => ({ starts: inputs().starts }),
   })),
   tolerance: 2e-6,
+  flops: operations(2),
   cuda: {
     launches: (dims, { sequence }, call) => [launch('forward', dims.heads!, 3, false, sequence!, dims, call)],
   },
@@ -187,6 +194,7 @@ export const attentionBackward = defineKernel({
   },
   cases: cases(5),
   tolerance: 5e-6,
+  flops: operations(5),
   cuda: {
     workspace: ({ rows, heads }) => 4 * rows! * heads!,
     launches: (dims, { sequence }, call) => [

@@ -52,6 +52,7 @@ const product = (name: string, layoutA: Layout, layoutB: Layout) =>
       },
     ],
     tolerance: 2e-6,
+    flops: ({ m, n, k }) => 2 * m! * n! * k!,
     cuda: plainProduct(layoutA, layoutB),
   })
 

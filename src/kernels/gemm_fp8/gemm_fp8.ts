@@ -69,6 +69,7 @@ export const gemmFp8 = defineKernel({
     },
   ],
   tolerance: 2e-6,
+  flops: ({ m, n, k }) => 2 * m! * n! * k!,
   cuda: expandedProduct({ dtype: 'f32', k: ({ k }) => k!, factor: false }),
 })
 
@@ -143,6 +144,7 @@ export const gemmFp8Tensor = defineKernel({
     },
   ],
   tolerance: 2e-6,
+  flops: ({ m, n, k }) => 2 * m! * n! * k!,
   cuda: expandedProduct({ dtype: 'bf16', k: ({ k }) => k!, factor: true }),
 })
 

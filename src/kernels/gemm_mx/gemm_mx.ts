@@ -63,6 +63,7 @@ const product = (name: string, element: Element, tolerance: number) =>
       },
     ],
     tolerance,
+    flops: ({ m, n, blocks }) => 2 * m! * n! * 32 * blocks!,
     cuda: expandedProduct({ dtype: 'bf16', k: ({ blocks }) => 32 * blocks!, factor: false }),
   })
 

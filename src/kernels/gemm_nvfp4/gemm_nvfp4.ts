@@ -87,6 +87,7 @@ export const gemmNvfp4 = defineKernel({
     },
   ],
   tolerance: 0,
+  flops: ({ m, n, blocks }) => 2 * m! * n! * 16 * blocks!,
   cuda: expandedProduct({ dtype: 'bf16', k: ({ blocks }) => 16 * blocks!, factor: true }),
 })
 

@@ -59,6 +59,7 @@ export const ssd = defineKernel({
   },
   cases: casesOf({}),
   tolerance: 1e-5,
+  flops: forwardOperations,
   cuda: cuda(false),
 })
 
@@ -164,6 +165,7 @@ export const ssdBackward = defineKernel({
     i % 2 === 1 && !testCase.bench ? { ...testCase, scalars: { ...testCase.scalars, accumulate: 1 } } : testCase,
   ),
   tolerance: 2e-5,
+  flops: backwardOperations,
   cuda: cuda(true),
 })
 
@@ -239,6 +241,29 @@ interface SsdCase {
   flops?: number
 }
 
+type Scalars = Pick<Sizes, 'groups' | 'state' | 'chunk' | 'sequence'>
+
+/** Of the products with the triangle of a chunk, half of a square, and with states: the first chunk reads none, the last leaves none. */
+function operations(
+  triangles: number,
+  products: number,
+  states: number,
+  { rows, inner }: Dims,
+  { groups, state, chunk, sequence }: Scalars,
+): number {
+  const length = Math.min(chunk, sequence)
+  const passed = 2 * state * (1 - length / sequence)
+  return rows! * (triangles * groups * length * state + inner! * (products * length + states * passed))
+}
+
+function forwardOperations(dims: Dims, scalars: Scalars): number {
+  return operations(1, 1, 2, dims, scalars)
+}
+
+function backwardOperations(dims: Dims, scalars: Scalars): number {
+  return operations(3, 2, 5, dims, scalars)
+}
+
 /**
  * The same cases forward and backward. Where the name does not say otherwise D_t A is near 0.03, as after initialisation, so that
  * the state reaches over several chunks.
@@ -271,13 +296,9 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
   const small = { batch: 2, sequence: 41, chunk: 16, heads: 4, headDim: 8, groups: 2, state: 12 }
   const wide = { batch: 1, sequence: 150, chunk: 64, heads: 6, headDim: 20, groups: 1, state: 33 }
   const bench = { batch: 8, sequence: 256, chunk: 128, heads: 8, headDim: 64, groups: 2, state: 64 }
-  const { batch, sequence, chunk, heads, headDim, groups, state } = bench
-  // A chunk's triangles are half of a square; the first chunk has no state to read, the last none to leave.
-  const passed = 2 * state * (1 - chunk / sequence)
-  const perToken =
-    'accumulate' in more
-      ? 3 * groups * chunk * state + heads * headDim * (2 * chunk + 5 * passed)
-      : groups * chunk * state + heads * headDim * (chunk + 2 * passed)
+  const { batch, sequence, heads, headDim, state } = bench
+  const count = 'accumulate' in more ? backwardOperations : forwardOperations
+  const whole = make(`batch ${batch} x ${sequence}, ${heads} heads of ${headDim}, state ${state}`, bench)
   return [
     make('one token', one),
     make('whole chunks', { ...small, sequence: 32 }),
@@ -290,10 +311,6 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
     make('documents within one chunk', { ...small, chunk: 64 }, { documents: [7, 30, 4, 11] }),
     make('fast decay', small, { dtBias: 4 }),
     make('softplus beyond its threshold', { ...small, sequence: 20 }, { dtBias: 20 }),
-    {
-      ...make(`batch ${batch} x ${sequence}, ${heads} heads of ${headDim}, state ${state}`, bench),
-      bench: true,
-      flops: batch * sequence * perToken,
-    },
+    { ...whole, bench: true, flops: count(whole.dims, whole.scalars) },
   ]
 }
