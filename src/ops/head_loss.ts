@@ -13,7 +13,7 @@ export interface HeadLossOptions {
   readonly losses?: Tensor
   /** Operands of the three products are rounded to BF16. */
   readonly round: boolean
-  /** Rows whose logits exist at one time; by default so many that they take about 2 MB, at least 256. */
+  /** Rows whose logits exist at one time; by default so many that they take about 2 MB, at least 512: each chunk reads all of w. */
   readonly chunk?: number
 }
 
@@ -28,7 +28,7 @@ export function headLoss(tape: Tape, h: Var, weight: Parameter, targets: Tensor,
   const { backend } = tape
   const [rows, cols] = h.value.shape as [number, number]
   const vocab = weight.shape[0]!
-  const { scale, loss, chunk = Math.max(256, Math.floor(2 ** 13 / vocab) * 64) } = options
+  const { scale, loss, chunk = Math.max(512, Math.floor(2 ** 13 / vocab) * 64) } = options
   if (tape.recording && !scale)
     throw new TypeError('headLoss: scale must be f32[1] where gradients are wanted, got nothing')
   const round = options.round ? 1 : 0
