@@ -295,6 +295,7 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
   const one = { batch: 1, sequence: 1, chunk: 16, heads: 1, headDim: 3, groups: 1, state: 2 }
   const small = { batch: 2, sequence: 41, chunk: 16, heads: 4, headDim: 8, groups: 2, state: 12 }
   const wide = { batch: 1, sequence: 150, chunk: 64, heads: 6, headDim: 20, groups: 1, state: 33 }
+  const large = { batch: 1, sequence: 150, chunk: 130, heads: 2, headDim: 72, groups: 1, state: 70 }
   const bench = { batch: 8, sequence: 256, chunk: 128, heads: 8, headDim: 64, groups: 2, state: 64 }
   const { batch, sequence, heads, headDim, state } = bench
   const count = 'accumulate' in more ? backwardOperations : forwardOperations
@@ -311,6 +312,7 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
     make('documents within one chunk', { ...small, chunk: 64 }, { documents: [7, 30, 4, 11] }),
     make('fast decay', small, { dtBias: 4 }),
     make('softplus beyond its threshold', { ...small, sequence: 20 }, { dtBias: 20 }),
+    make('chunk, head and state above 64', large, { documents: [100, 50] }),
     { ...whole, bench: true, flops: count(whole.dims, whole.scalars) },
   ]
 }
