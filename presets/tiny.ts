@@ -3,7 +3,7 @@ import type { RunPreset } from '../src/config/schema.ts'
 /** Under a million weights: learns to spell in about 100 seconds on two cores. */
 export const tiny = {
   name: 'tiny',
-  steps: 800,
+  steps: 1200,
   recipe: 'nvfp4',
   model: {
     pattern: 'M-M-M*M-',

@@ -143,7 +143,7 @@ describe('a config that is wrong', () => {
       'model.pattern: found "MX", wanted one or more of M (Mamba-2), * (attention) and - (FFN)',
       2,
     )
-    refuses(() => load('backend=gpu'), 'backend: found "gpu", wanted reference or cpu', 2)
+    refuses(() => load('backend=gpu'), 'backend: found "gpu", wanted reference or cpu or cuda', 2)
     refuses(() => load('steps'), '"steps" is not an override; write key=value, such as steps=100', 2)
     assert.throws(() => load('model=3'), /^UserError: model: found 3, wanted the keys pattern, hidden, /)
     refuses(

@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { availableParallelism, homedir, platform, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { contractsHeader } from '../tensor/contracts.ts'
 import type { Kernel } from '../tensor/kernel.ts'
 import { UnavailableError } from './errors.ts'
@@ -85,13 +85,29 @@ const compile = (command: string, args: string[]): Promise<void> =>
     )
   })
 
-function sourcesUnder(directory: string): { sources: string[]; headers: string[] } {
-  const found = { sources: [] as string[], headers: [] as string[] }
+function sourcesUnder(directory: string): { sources: string[]; headers: Map<string, string> } {
+  const sources: string[] = []
+  const headers = new Map<string, string>()
   for (const entry of readdirSync(directory, { recursive: true, encoding: 'utf8' }).sort()) {
-    if (entry.endsWith('.cpp')) found.sources.push(join(directory, entry))
-    else if (entry.endsWith('.h')) found.headers.push(join(directory, entry))
+    const path = join(directory, entry)
+    if (entry.endsWith('.cpp')) sources.push(path)
+    else if (entry.endsWith('.h')) headers.set(basename(entry), readFileSync(path, 'utf8'))
   }
-  return found
+  return { sources, headers }
+}
+
+/** The text of a source and of all headers that it includes, directly or not; names of headers are unique. */
+function textOf(source: string, headers: ReadonlyMap<string, string>): string[] {
+  const texts = [readFileSync(source, 'utf8')]
+  const seen = new Set<string>()
+  for (const text of texts)
+    for (const [, name] of text.matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)) {
+      const header = headers.get(basename(name!))
+      if (header === undefined || seen.has(name!)) continue
+      seen.add(name!)
+      texts.push(header)
+    }
+  return texts
 }
 
 /**
@@ -115,10 +131,10 @@ export async function buildNative(
   const { sources, headers } = sourcesUnder(sourceDirectory)
   const contracts = contractsHeader(kernels)
   const flags = [...commonFlags, ...level.flags]
-  const common = hash(compiler.version, flags.join(' '), contracts, ...headers.map(path => readFileSync(path, 'utf8')))
+  const common = hash(compiler.version, flags.join(' '), contracts)
   const objects = sources.map(source => ({
     source,
-    path: join(cache, `${hash(common, readFileSync(source, 'utf8'))}.o`),
+    path: join(cache, `${hash(common, ...textOf(source, headers))}.o`),
   }))
   const library = join(cache, `halfbyte-${level.name}-${hash(...objects.map(({ path }) => path))}.so`)
   if (existsSync(library)) return library
