@@ -10,6 +10,17 @@ struct Found {
 
 static Found found_in(const Largest& largest) { return {Lanes::largest(largest.finite), Lanes::largest(largest.any)}; }
 
+// Of `count` vectors. NaN is looked for only where the largest bits say that there is one.
+static Found largest_in(const Real* v, int count) {
+  Word any = Lanes::word(0);
+  for (int i = 0; i < count; i++) any = Lanes::larger(any, Lanes::bits(v[i]) & 0x7fffffffu);
+  const uint32_t bits = Lanes::largest(any);
+  if (bits <= infinite) return {bits, bits};
+  Largest largest;
+  for (int i = 0; i < count; i++) largest.add(v[i]);
+  return found_in(largest);
+}
+
 static void write(float* amax, const Found* found, int64_t tasks) {
   uint32_t finite = 0, any = 0;
   for (int64_t t = 0; t < tasks; t++) {
@@ -59,9 +70,7 @@ template <class Act> static void amax_rotated(const amax_rotated_args<Act>& a) {
       Real v[SPAN];
       load_panel(v, a.x + r * a.cols + c, a.cols, lanes, count);
       rotation.apply<IsBf16<Act>::value>(v, count);
-      Largest largest;
-      for (int i = 0; i < count; i++) largest.add(v[i]);
-      found[r / SPAN * panels + c / Lanes::width] = found_in(largest);
+      found[r / SPAN * panels + c / Lanes::width] = largest_in(v, count);
     });
     write(a.amax, found, tasks);
     return;
