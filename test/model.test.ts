@@ -256,7 +256,7 @@ describe('model', () => {
   it('names the layer and the size that a recipe cannot run', () => {
     assert.throws(
       () => build(cpu, 'nvfp4', { ...config, mamba_heads: 12, mamba_head_dim: 7 }, 16, 32),
-      /^Error: layers\.0\.mixer\.out_proj: 84 input features are not a multiple of 16, which nvfp4 needs; the nearest that works is 80$/,
+      /^RecipeError: layers\.0\.mixer\.out_proj: 84 input features are not a multiple of 16, which nvfp4 needs; the nearest that works is 80$/,
     )
     assert.throws(
       () => build(cpu, 'nvfp4', config, 20, 40),

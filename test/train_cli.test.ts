@@ -34,7 +34,7 @@ describe('train --dry-run', () => {
       /^layers\.0\.mixer\.in_proj +\d+ x 128 +nvfp4$/m,
       /^layers\.7\.mixer\.down_proj +128 x 512 +bf16$/m,
       /^formats +14 of 16 linear layers in nvfp4; 2 in bf16$/m,
-      /^training +\d+ steps of 2,048 tokens /m,
+      /^training +[\d,]+ steps of 2,048 tokens /m,
       /^computing +\S+ MFLOP per token: /m,
       /^memory +weights \S+ MB, gradients /m,
       /^activations +.*in BF16 they would take .*: \S+ MB saved/m,
