@@ -140,7 +140,9 @@ function only(
   kernel: Kernel,
   all: Record<string, Tensor | number | undefined>,
 ): Record<string, Tensor | number | undefined> {
-  return Object.fromEntries(Object.entries(all).filter(([name]) => name in kernel.args))
+  const bindings: Record<string, Tensor | number | undefined> = {}
+  for (const name in all) if (name in kernel.args) bindings[name] = all[name]
+  return bindings
 }
 
 function linesImage(

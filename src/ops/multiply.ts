@@ -34,7 +34,12 @@ const coded = (c: Tensor, a: Image, b: Image, accumulate: 0 | 1) => ({
 const imageProducts: Readonly<Record<FormatName, ImageProduct>> = {
   nvfp4: (backend, c, a, b, accumulate) =>
     backend.run(gemmNvfp4, {
-      ...coded(c, a, b, accumulate),
+      c,
+      a_codes: a.codes,
+      a_scales: a.scales,
+      b_codes: b.codes,
+      b_scales: b.scales,
+      accumulate,
       a_amax: a.amax,
       b_amax: b.amax,
       a_bound: a.bound,

@@ -42,7 +42,7 @@ const mostValues = 4096
 const mostShare = 1 / 8
 
 /** Steps between two samples: at most about 50 in a run, and far enough apart to stay below 2 % of its time. */
-export const sampledEvery = (steps: number): number => Math.max(20, Math.ceil(steps / 50))
+export const sampledEvery = (steps: number): number => Math.max(40, Math.ceil(steps / 50))
 
 export const isSampled = (step: number, steps: number): boolean => step === 1 || step % sampledEvery(steps) === 0
 
