@@ -10,7 +10,7 @@ import { phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.t
 import { checkShape, outputMultiple } from '../recipes/shapes.ts'
 import type { Backend } from '../tensor/backend.ts'
 import type { DType } from '../tensor/dtype.ts'
-import { Tensor } from '../tensor/tensor.ts'
+import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
 import type { BlockContext } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
 import type { LinearShape, ModelConfig } from './config.ts'
@@ -95,10 +95,7 @@ export class Model {
       throw new Error(`a micro-batch of ${tokens} tokens is not a whole number of sequences of ${sequence}`)
     checkModel(config, recipe, steps, tokens)
 
-    const persistent = (dtype: DType, shape: readonly number[]): Tensor => {
-      const size = shape.reduce((product, n) => product * n, 4)
-      return new Tensor(backend, backend.alloc(size), 0, dtype, shape).zero()
-    }
+    const persistent = (dtype: DType, shape: readonly number[]): Tensor => persistentTensor(backend, dtype, shape)
     this.parameters = new Parameters(backend, specs.all, seed)
     this.statistics = persistent('f32', [this.#shapes.length, roles.length, 2])
     this.lossSum = persistent('f32', [2])

@@ -1,7 +1,7 @@
 import type { LinearMemory } from '../ops/linear.ts'
 import type { Parameter } from '../ops/tape.ts'
 import type { Backend } from '../tensor/backend.ts'
-import { sizeOf, Tensor } from '../tensor/tensor.ts'
+import { persistentTensor, sizeOf, type Tensor } from '../tensor/tensor.ts'
 import type { ParameterSpec } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
 import type { LinearShape, ModelConfig } from './config.ts'
@@ -96,8 +96,8 @@ export class Parameters {
       offsets.push(size)
       size += Math.ceil(sizeOf(storedShape(spec)) / ALIGNMENT) * ALIGNMENT
     }
-    this.value = new Tensor(backend, backend.alloc(size * 4), 0, 'f32', [size]).zero()
-    this.gradient = new Tensor(backend, backend.alloc(size * 4), 0, 'f32', [size]).zero()
+    this.value = persistentTensor(backend, 'f32', [size])
+    this.gradient = persistentTensor(backend, 'f32', [size])
     this.all = specs.map((spec, i) => {
       const { name, shape, initialise, decay } = spec
       const offset = offsets[i]!

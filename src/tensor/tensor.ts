@@ -73,3 +73,7 @@ export class Tensor {
     return `${this.dtype}[${this.shape.join(', ')}]`
   }
 }
+
+/** A tensor of zeros in memory of its own, for what outlives steps; the backend's `close` frees it. */
+export const persistentTensor = (backend: Backend, dtype: DType, shape: readonly number[]): Tensor =>
+  new Tensor(backend, backend.alloc(Math.max(64, sizeOf(shape) * dtypes[dtype].bytes)), 0, dtype, shape).zero()

@@ -4,7 +4,7 @@ import { gradientStatistics } from '../kernels/gradient_statistics/gradient_stat
 import { control, optimizerControl } from '../kernels/optimizer_control/optimizer_control.ts'
 import type { Parameters } from '../model/parameters.ts'
 import type { DType } from '../tensor/dtype.ts'
-import { sizeOf, Tensor } from '../tensor/tensor.ts'
+import { persistentTensor, sizeOf, type Tensor } from '../tensor/tensor.ts'
 
 /** What a step found in the gradients, read back after the update. */
 export interface GradientReport {
@@ -32,8 +32,7 @@ export class Optimizer {
 
   constructor(parameters: Parameters, config: RunConfig['optimizer']) {
     const { backend, size } = parameters.value
-    const persistent = (dtype: DType, shape: readonly number[]): Tensor =>
-      new Tensor(backend, backend.alloc(Math.max(64, sizeOf(shape) * 4)), 0, dtype, shape).zero()
+    const persistent = (dtype: DType, shape: readonly number[]): Tensor => persistentTensor(backend, dtype, shape)
     this.#parameters = parameters
     this.#config = config
     this.moments = { first: persistent('f32', [size]), second: persistent('f32', [size]) }
