@@ -93,6 +93,44 @@ describe('halfbyte compare', () => {
     assert.match(stderr, /2\/2 nvfp4 seed 1: diverged at step \d+: /)
   })
 
+  it('trains runs side by side to the losses of one after another', () => {
+    const args = ['--suite', 'fig7', '--seeds', '1', 'steps=13']
+    const one = run('ablate', config, ...args, '--out', 'serial', '--json')
+    const two = run('ablate', config, ...args, '--out', 'jobs', '--jobs', '3', '--json')
+    assert.deepEqual([one.status, two.status], [0, 0], one.stderr + two.stderr)
+    const [serial, jobs] = [one, two].map(({ stdout }) => JSON.parse(stdout) as Comparison)
+    const results = ({ arms }: Comparison) =>
+      arms.map(({ recipe, status, loss, branch }) => [recipe, status, loss, branch?.step])
+    assert.deepEqual(results(jobs!), results(serial!))
+    assert.ok(jobs!.arms.every(({ status }) => status === 'finished'))
+    assert.match(two.stderr, /6\/6 nvfp4-last-all seed 1 {2}step 13\/13/)
+    const few = run('ablate', config, '--suite', 'fig7', '--seeds', '1', '--out', 'few', '--json', 'steps=4')
+    assert.match(
+      (JSON.parse(few.stdout) as Comparison).note!,
+      /nvfp4-last-all branches at 96 % of the steps, which leaves none of 4/,
+    )
+  })
+
+  it('fits the number of steps to a budget, and keeps to it when it goes on', () => {
+    const args = ['compare', config, '--recipes', 'bf16,nvfp4', '--seeds', '1', '--out', 'fitted', '--fit', '--json']
+    const first = run(...args, '--budget', '1s')
+    assert.equal(first.status, 0, first.stderr)
+    const comparison: Comparison = JSON.parse(first.stdout)
+    const steps = comparison.arms.map(arm => arm.steps)
+    assert.ok(steps[0]! >= 10 && steps[0]! % 10 === 0 && steps[1] === steps[0], `${steps}`)
+    assert.ok(comparison.command.endsWith(`steps=${steps[0]}`))
+    const second = run(...args, '--budget', '30s')
+    assert.equal(second.status, 0, second.stderr)
+    const whole: Comparison = JSON.parse(second.stdout)
+    assert.deepEqual(
+      whole.arms.map(({ status, steps }) => [status, steps]),
+      steps.map(count => ['finished', count]),
+    )
+    const none = run(...args.slice(0, 7), 'nothing', '--fit', '--budget', '0.001s')
+    assert.equal(none.status, 1)
+    assert.match(none.stderr, /--fit: 2 runs of 10 steps would take \d+ s, more than the budget of 0\.001 s/)
+  })
+
   it('answers a wrong command with one sentence', () => {
     for (const [args, code, sentence] of [
       [['compare', config, '--recipes', 'bf16'], 2, '--out: missing'],
@@ -101,6 +139,12 @@ describe('halfbyte compare', () => {
       [['compare', config, '--out', 'x', '--recipes', 'bf16', '--baseline', 'fp8'], 2, '--baseline: found fp8'],
       [['compare', config, '--out', 'x', '--recipes', 'bf16', '--seeds', '0'], 2, 'found 0'],
       [['compare', config, '--out', 'x', '--recipes', 'bf16', '--budget', '2x'], 2, '--budget: found 2x'],
+      [['compare', config, '--out', 'x', '--recipes', 'bf16', '--fit'], 2, '--fit: wanted --budget'],
+      [
+        ['compare', config, '--out', 'x', '--recipes', 'bf16', '--fit', '--budget', '1h', 'steps=3'],
+        2,
+        'steps=3 cannot',
+      ],
       [['compare', '.'], 2, 'neither a run directory nor one of a comparison'],
       [['ablate', config, '--suite', 'fig66'], 2, 'did you mean "fig6"?'],
       [['branch', 'none', '--at', '1', '--recipe', 'bf16'], 1, 'not a run directory'],

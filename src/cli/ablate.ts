@@ -9,11 +9,18 @@ import { unknownName } from '../config/keys.ts'
 import { loadConfig } from '../config/load.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { stepOf } from '../recipes/resolve.ts'
-import { armConfig, duration, notes, readArms } from './compare.ts'
-import { Conductor, type PlannedRun, runDirectory } from './compare_arms.ts'
+import { type PlannedRun, runDirectory } from './compare_arms.ts'
 import { comparisonText, explanation } from './compare_table.ts'
+import {
+  addTrainingOptions,
+  armConfig,
+  conductAll,
+  fittedConfig,
+  notes,
+  readArms,
+  type TrainingOptions,
+} from './compare_training.ts'
 import { wholeNumber } from './session.ts'
-import { stopOnSignals } from './signals.ts'
 
 /** `fig6,fig8` or `all` as rows of the table of suites, in the table's order for `all`. */
 function suiteList(text: string): Suite[] {
@@ -36,6 +43,10 @@ function planArm(base: RunConfig, out: string, { recipe, branch }: SuiteArm, see
   const config = armConfig(base, recipe, seed)
   if (!branch) return { recipe, seed, config, directory: runDirectory(out, recipe, seed) }
   const step = stepOf({ share: branch.at }, config.steps)
+  if (step >= config.steps)
+    throw new UserError(
+      `${recipe} branches at ${100 * branch.at} % of the steps, which leaves none of ${config.steps} to train: give more steps`,
+    )
   return {
     recipe,
     seed,
@@ -74,25 +85,30 @@ function uniqueRuns(planned: readonly PlannedSuite[]): PlannedRun[] {
   return [...byDirectory.values()]
 }
 
-interface AblateOptions {
+interface AblateOptions extends TrainingOptions {
   suite: string
   seeds: number
   out?: string
-  budget?: string
-  json?: boolean
 }
 
 async function ablate(source: string, overrides: readonly string[], options: AblateOptions): Promise<void> {
   const { seeds, json } = options
   const chosen = suiteList(options.suite)
-  const base = loadConfig(source, overrides, presets)
-  const out = options.out ?? join('runs', `${base.name}-ablations`)
-  const budget = options.budget === undefined ? undefined : duration(options.budget)
+  const load = (keys: readonly string[]) => loadConfig(source, keys, presets)
+  const out = options.out ?? join('runs', `${load(overrides).name}-ablations`)
+  const folders = chosen.map(({ name }) => join(out, name))
+  const base = await fittedConfig(load, overrides, options, folders, config =>
+    uniqueRuns(chosen.map(suite => planSuite(config, out, suite, seeds))).map(({ config, branch }) => ({
+      config,
+      part: 1 - (branch?.step ?? 0) / config.steps,
+    })),
+  )
+  const keys = options.fit ? [...overrides, `steps=${base.steps}`] : overrides
   const planned = chosen.map(suite => planSuite(base, out, suite, seeds))
   const describe = ({ suite, runs, impossible }: PlannedSuite, note?: string): Comparison => {
     const { name, title, baseline, order } = suite
     const folder = join(out, name)
-    const words = ['halfbyte ablate', source, '--suite', name, '--seeds', seeds, '--out', out, ...overrides]
+    const words = ['halfbyte ablate', source, '--suite', name, '--seeds', seeds, '--out', out, ...keys]
     const all = [...impossible.map(why => `left out: ${why}`), ...(note ? [note] : [])].join('\n')
     const comparison = compare({
       title: `${name}, ${title}, on ${base.name}`,
@@ -106,26 +122,19 @@ async function ablate(source: string, overrides: readonly string[], options: Abl
     writeComparison(folder, comparison)
     return comparison
   }
-  const { signal, release } = stopOnSignals()
-  const stream = json ? process.stderr : process.stdout
-  try {
-    const changed = (directory: string) => {
-      for (const each of planned) if (each.runs.some(run => run.directory === directory)) describe(each)
-    }
-    const note = notes[await new Conductor(uniqueRuns(planned), { stream, signal, budget, changed }).conduct()]
-    const comparisons = planned.map(each => describe(each, note))
-    if (json) process.stdout.write(`${JSON.stringify(comparisons.length === 1 ? comparisons[0] : comparisons)}\n`)
-    else process.stdout.write(`\n${comparisons.map(comparisonText).join('\n')}\n${explanation(comparisons[0]!)}`)
-  } finally {
-    release()
+  const changed = (directory: string) => {
+    for (const each of planned) if (each.runs.some(run => run.directory === directory)) describe(each)
   }
+  const note = notes[await conductAll(uniqueRuns(planned), options, changed)]
+  const comparisons = planned.map(each => describe(each, note))
+  if (json) process.stdout.write(`${JSON.stringify(comparisons.length === 1 ? comparisons[0] : comparisons)}\n`)
+  else process.stdout.write(`\n${comparisons.map(comparisonText).join('\n')}\n${explanation(comparisons[0]!)}`)
 }
 
 export function register(program: Command): void {
   const width = Math.max(...Object.keys(suites).map(name => name.length))
   const list = Object.values(suites).map(({ name, title }) => `  ${name.padEnd(width)}  ${title}`)
-  program
-    .command('ablate')
+  addTrainingOptions(program.command('ablate'))
     .description(
       "Train the arms of one of the paper's figures with your model, and compare them with the order that the paper finds. Goes on where it was interrupted.",
     )
@@ -134,8 +143,6 @@ export function register(program: Command): void {
     .requiredOption('--suite <names>', 'figures, separated by commas, or all')
     .option('--seeds <count>', 'seeds, from the config’s own on', wholeNumber(1), 3)
     .option('--out <directory>', 'where runs and comparisons go; default: runs/<name>-ablations')
-    .option('--budget <time>', 'stop when this time is used up, such as 75m or 2h')
-    .option('--json', 'print JSON')
     .addHelpText(
       'after',
       `

@@ -2,26 +2,25 @@ import { existsSync, mkdirSync, statSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
-import {
-  type Comparison,
-  type ComparisonInput,
-  compare,
-  comparisonFile,
-  readComparison,
-  writeComparison,
-} from '../compare/comparison.ts'
-import { readComparedRun, statusOf } from '../compare/runs.ts'
+import { type Comparison, compare, comparisonFile, readComparison, writeComparison } from '../compare/comparison.ts'
+import { readComparedRun } from '../compare/runs.ts'
 import { UserError } from '../config/errors.ts'
 import { unknownName } from '../config/keys.ts'
-import { loadConfig, overrideConfig } from '../config/load.ts'
-import type { RunConfig } from '../config/schema.ts'
+import { loadConfig } from '../config/load.ts'
 import { recipes } from '../recipes/recipes.ts'
 import { names } from '../run/layout.ts'
-import { type Conducted, Conductor, type PlannedRun, runDirectory } from './compare_arms.ts'
+import { type PlannedRun, runDirectory } from './compare_arms.ts'
 import { comparisonText, explanation } from './compare_table.ts'
-import { describeRun } from './dry_run.ts'
+import {
+  addTrainingOptions,
+  armConfig,
+  conductAll,
+  fittedConfig,
+  notes,
+  readArms,
+  type TrainingOptions,
+} from './compare_training.ts'
 import { wholeNumber } from './session.ts'
-import { stopOnSignals } from './signals.ts'
 
 /** `bf16,nvfp4` as names of the table of recipes, each once. */
 export function recipeList(text: string): string[] {
@@ -39,55 +38,17 @@ export function recipeList(text: string): string[] {
   return list
 }
 
-/** `90s`, `75m`, `2h`, `1h30m` in seconds. */
-export function duration(text: string): number {
-  const parts = /^(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$/.exec(text.trim())
-  const [hours, minutes, seconds] = (parts?.slice(1) ?? []).map(part => Number(part ?? 0))
-  const total = (hours ?? 0) * 3600 + (minutes ?? 0) * 60 + (seconds ?? 0)
-  if (!(total > 0)) throw new UserError(`--budget: found ${text}, wanted a time such as 90s, 75m or 1h30m`, 2)
-  return total
-}
-
-/** The config of one arm. @throws UserError if the recipe cannot run the model's sizes. */
-export function armConfig(base: RunConfig, recipe: string, seed: number): RunConfig {
-  const config = overrideConfig(base, [`recipe=${recipe}`, `seed=${seed}`])
-  try {
-    describeRun(config)
-  } catch (error) {
-    throw new UserError((error as Error).message)
-  }
-  return config
-}
-
-export const notes: Readonly<Record<Conducted, string | undefined>> = {
-  finished: undefined,
-  stopped: 'stopped; all is saved, and the same command goes on',
-  budget: 'the budget is used up; all is saved, and the same command with another budget goes on',
-}
-
-/** What is known of planned runs by now, as input of a comparison in `folder`. */
-export const readArms = (planned: readonly PlannedRun[], folder: string): ComparisonInput['arms'] =>
-  planned.map(({ recipe, seed, config, directory }) => ({
-    recipe,
-    seed,
-    steps: config.steps,
-    run: relative(folder, directory),
-    read: statusOf(directory) === 'missing' ? undefined : readComparedRun(directory),
-  }))
-
 export const printComparison = (comparison: Comparison, json: boolean | undefined): void => {
   process.stdout.write(
     json ? `${JSON.stringify(comparison)}\n` : `\n${comparisonText(comparison)}\n${explanation(comparison)}`,
   )
 }
 
-interface CompareOptions {
+interface CompareOptions extends TrainingOptions {
   recipes?: string
   seeds: number
   out?: string
   baseline?: string
-  budget?: string
-  json?: boolean
 }
 
 const isRun = (path: string): boolean => existsSync(join(path, names.config))
@@ -118,11 +79,16 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
   if (!out) throw new UserError('--out: missing, wanted the directory of the comparison', 2)
   if (!options.recipes) throw new UserError('--recipes: missing, wanted names such as bf16,nvfp4', 2)
   const list = recipeList(options.recipes)
-  const budget = options.budget === undefined ? undefined : duration(options.budget)
   const baseline = options.baseline ?? list[0]!
   if (!list.includes(baseline))
     throw new UserError(`--baseline: found ${baseline}, wanted one of the recipes ${list.join(', ')}`, 2)
-  const base = loadConfig(source, overrides, presets)
+  const base = await fittedConfig(
+    keys => loadConfig(source, keys, presets),
+    overrides,
+    options,
+    [out],
+    config => list.flatMap(recipe => Array(seeds).fill({ config: armConfig(config, recipe, config.seed), part: 1 })),
+  )
   const planned = Array.from({ length: seeds }, (_, i) => base.seed + i).flatMap(seed =>
     list.map((recipe): PlannedRun => {
       return { recipe, seed, config: armConfig(base, recipe, seed), directory: runDirectory(out, recipe, seed) }
@@ -130,26 +96,19 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
   )
   const chosen = options.baseline ? ` --baseline ${baseline}` : ''
   const command = ['halfbyte compare', source, '--recipes', list.join(','), '--seeds', seeds, `--out ${out}${chosen}`]
+  const keys = options.fit ? [...overrides, `steps=${base.steps}`] : overrides
   const now = (note?: string) => {
-    const input = { title: base.name, command: [...command, ...overrides].join(' '), baseline, note }
+    const input = { title: base.name, command: [...command, ...keys].join(' '), baseline, note }
     const comparison = compare({ ...input, arms: readArms(planned, out) })
     writeComparison(out, comparison)
     return comparison
   }
   mkdirSync(out, { recursive: true })
-  const { signal, release } = stopOnSignals()
-  const stream = json ? process.stderr : process.stdout
-  try {
-    const conductor = new Conductor(planned, { stream, signal, budget, changed: () => void now() })
-    printComparison(now(notes[await conductor.conduct()]), json)
-  } finally {
-    release()
-  }
+  printComparison(now(notes[await conductAll(planned, options, () => void now())]), json)
 }
 
 export function register(program: Command): void {
-  program
-    .command('compare')
+  addTrainingOptions(program.command('compare'))
     .description(
       'Train a config under several recipes with the same seeds, and say what lies between them. Goes on where it was interrupted. With run directories, or that of a comparison, only compares.',
     )
@@ -159,8 +118,6 @@ export function register(program: Command): void {
     .option('--seeds <count>', 'seeds, from the config’s own on', wholeNumber(1), 3)
     .option('--out <directory>', 'where the runs and comparison.json go')
     .option('--baseline <recipe>', 'what the others are compared with, if not the first')
-    .option('--budget <time>', 'stop when this time is used up, such as 75m or 2h')
-    .option('--json', 'print JSON')
     .addHelpText(
       'after',
       `
@@ -169,6 +126,7 @@ Runs of one seed share their initial weights and the order of their data. A run 
 Examples:
   halfbyte compare tiny --recipes bf16,fp8,nvfp4,mxfp4 --out runs/formats
   halfbyte compare tiny --recipes bf16,nvfp4 --seeds 5 --out runs/five steps=400
+  halfbyte compare tiny --recipes bf16,nvfp4 --out runs/hour --budget 1h --fit --jobs 4
   halfbyte compare runs/formats                     the table again
   halfbyte compare runs/tiny-001 runs/tiny-002      runs that are there already`,
     )

@@ -15,7 +15,7 @@ import { packageVersion } from './main.ts'
 import { createTrainer, openConfigured } from './session.ts'
 
 /**
- * Trains the runs of a comparison one after another, in this process and by the function that `halfbyte train` calls: the text is read
+ * Trains the runs of a comparison, one after another in this process and by the function that `halfbyte train` calls: the text is read
  * once, a run can be stopped exactly at the step where others branch from it, and what a failing run says arrives as an error and not as
  * an exit code. Each run has a backend of its own, whose memory goes back with it.
  */
@@ -35,12 +35,20 @@ export interface ConductOptions {
   readonly signal: AbortSignal
   /** Seconds that may be used from now on. */
   readonly budget?: number | undefined
+  /** Whether this is all that trains at the moment, so that the time left of all runs can be told. Default: yes. */
+  readonly alone?: boolean
   /** Called when the state of the run in a directory has changed. */
   readonly changed: (directory: string) => void
 }
 
 /** `stopped`: the user asked. `budget`: the time is used up. All is saved, and the same command goes on. */
 export type Conducted = 'finished' | 'stopped' | 'budget'
+
+/** What a run of a plan is called on the terminal: `3/9 nvfp4 seed 2`. */
+export function labelOf(runs: readonly PlannedRun[], index: number): string {
+  const { recipe, seed } = runs[index]!
+  return `${index + 1}/${runs.length} ${recipe} seed ${seed}`
+}
 
 /** Steps that a run has recorded and how long they took, by its own records. */
 function pace(directory: string): { steps: number; seconds: number } {
@@ -70,27 +78,33 @@ export class Conductor {
   }
 
   async conduct(): Promise<Conducted> {
-    for (const run of this.#runs) this.#checkKept(run)
-    for (const [index, run] of this.#runs.entries()) {
-      const before = statusOf(run.directory)
-      if (before === 'finished' || before === 'diverged') {
-        this.#say(`${this.#label(index)}: ${before} before`)
-        continue
-      }
-      const ended = await this.#complete(run, index)
+    this.check()
+    for (const index of this.#runs.keys()) {
+      const ended = await this.complete(index)
       if (ended) return ended
     }
     return 'finished'
+  }
+
+  /** @throws UserError if a directory of the plan holds another run, which is found before hours of training. */
+  check(): void {
+    for (const run of this.#runs) this.#checkKept(run)
+  }
+
+  /** Trains one run of the plan, unless it is done. Returns why the work ends early, if it does. */
+  async complete(index: number): Promise<Conducted | undefined> {
+    const run = this.#runs[index]!
+    const before = statusOf(run.directory)
+    if (before === 'missing' || before === 'unfinished') return this.#complete(run, index)
+    this.#say(`${this.#label(index)}: ${before} before`)
+    return undefined
   }
 
   #say(line: string): void {
     this.#options.stream.write(`${line}\n`)
   }
 
-  #label(index: number): string {
-    const { recipe, seed } = this.#runs[index]!
-    return `${index + 1}/${this.#runs.length} ${recipe} seed ${seed}`
-  }
+  #label = (index: number): string => labelOf(this.#runs, index)
 
   #corpus({ data }: RunConfig): Corpus {
     const key = JSON.stringify([data.files, data.tokenizer])
@@ -99,7 +113,6 @@ export class Conductor {
     return corpus
   }
 
-  /** Refuses a directory that holds another run than the planned one, before hours of training. */
   #checkKept({ directory, config, recipe }: PlannedRun): void {
     if (statusOf(directory) === 'missing') return
     const stored = readRun(directory)
@@ -205,7 +218,7 @@ export class Conductor {
         tokensPerStep: trainer.tokensPerStep,
         stream,
         label: this.#label(index),
-        secondsAfter: () => after,
+        secondsAfter: () => (this.#options.alone === false ? undefined : after),
       })
       let [steps, seconds] = [0, 0]
       try {
