@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { createDisplay, formatCount, formatDuration, History, type Progress, sparkline } from '../src/cli/live.ts'
+import { createDisplay, formatDuration, History, type Progress, sparkline } from '../src/cli/live.ts'
+import { formatCount } from '../src/run/quantities.ts'
 
 const esc = String.fromCharCode(27)
 

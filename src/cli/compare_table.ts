@@ -1,73 +1,14 @@
-import { type Arm, type Comparison, smoothing } from '../compare/comparison.ts'
-import type { Interval, Pair } from '../compare/pairs.ts'
-import { mean } from '../compare/statistics.ts'
-import { formatCount } from './live.ts'
+import { type Comparison, smoothing } from '../compare/comparison.ts'
+import { between, percent, summaryColumns, summaryRows } from '../compare/summary.ts'
+import { formatCount } from '../run/quantities.ts'
 import { renderTable } from './table.ts'
 
 /** What `compare` and `ablate` print at their end. */
 
-const percent = (share: number, digits = 2): string => `${share > 0 ? '+' : ''}${(100 * share).toFixed(digits)} %`
-
-const between = (interval: Interval['interval'] | undefined, digits = 2): string =>
-  interval ? `${percent(interval[0], digits)} to ${percent(interval[1], digits)}` : ''
-
-const average = (arms: readonly Arm[], key: 'loss' | 'validation_loss' | 'tokens_per_second'): number | undefined => {
-  const values = arms.flatMap(arm => (arm[key] === null ? [] : [arm[key]]))
-  return values.length > 0 ? mean(values) : undefined
-}
-
-const loss = (value: number | undefined): string => (value === undefined ? '' : value.toFixed(4))
-
-function verdict(pair: Pair): string {
-  if (pair.relative_difference === null) return ''
-  if (pair.resolved) return 'yes'
-  if (pair.interval === null) return 'one seed'
-  return pair.seeds_to_resolve === null ? 'no' : `no, in ${pair.seeds_to_resolve} seeds`
-}
-
-function statusText(arms: readonly Arm[]): string {
-  const counts = new Map<string, number>()
-  for (const { status } of arms) counts.set(status, (counts.get(status) ?? 0) + 1)
-  if (counts.size === 1 && counts.has('finished')) return String(arms.length)
-  return [...counts].map(([status, count]) => `${count} ${status}`).join(', ')
-}
-
-function recipeTable({ recipes, arms, pairs, baseline }: Comparison): string {
-  const right = { align: 'right' } as const
-  const rows = recipes.map(recipe => {
-    const own = arms.filter(arm => arm.recipe === recipe)
-    const whole = own.filter(({ status }) => status === 'finished')
-    const pair = pairs.find(candidate => candidate.recipe === recipe)
-    const speed = average(own, 'tokens_per_second')
-    const difference = pair?.relative_difference ?? null
-    return [
-      recipe,
-      statusText(own),
-      loss(average(whole, 'loss')),
-      loss(average(whole, 'validation_loss')),
-      difference === null ? '' : percent(difference),
-      between(pair?.interval),
-      pair ? verdict(pair) : '',
-      speed === undefined ? '' : formatCount(speed),
-      pair?.time_to_equal_loss ? `${pair.time_to_equal_loss.ratio.toFixed(2)}x` : '',
-      pair?.extra_tokens ? percent(pair.extra_tokens.mean, 0) : '',
-    ]
-  })
-  return renderTable(
-    [
-      { title: 'recipe' },
-      { title: 'runs' },
-      { title: 'loss', ...right },
-      { title: 'validation', ...right },
-      { title: `against ${baseline}`, ...right },
-      { title: 'interval', ...right },
-      { title: 'resolved' },
-      { title: 'tokens/s', ...right },
-      { title: 'time', ...right },
-      { title: 'tokens', ...right },
-    ],
-    rows,
-  )
+function recipeTable(comparison: Comparison): string {
+  const columns = summaryColumns(comparison.baseline)
+  const rows = summaryRows(comparison).map(row => columns.map(({ key }) => row[key]))
+  return renderTable(columns, rows)
 }
 
 /** What the columns are, for the end of what is printed. */

@@ -2,7 +2,7 @@ import type { RunConfig } from '../config/schema.ts'
 import { describeModel, type ModelDescription } from '../model/describe.ts'
 import { checkModel } from '../model/model.ts'
 import { findRecipe } from '../recipes/recipes.ts'
-import { formatCount } from './live.ts'
+import { formatCount } from '../run/quantities.ts'
 import { renderTable } from './table.ts'
 
 /** What `train --dry-run` prints: what a run would cost and which layers it would quantise. */

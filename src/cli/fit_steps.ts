@@ -6,7 +6,7 @@ import { median } from '../compare/statistics.ts'
 import { UserError } from '../config/errors.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { openCorpus } from '../data/corpus.ts'
-import { formatCount } from './live.ts'
+import { formatCount } from '../run/quantities.ts'
 import { createTrainer, openConfigured } from './session.ts'
 
 /**

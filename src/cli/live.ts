@@ -1,4 +1,5 @@
 import { createColors } from 'picocolors'
+import { formatCount } from '../run/quantities.ts'
 
 /**
  * What training looks like while it runs: on a terminal one line that is redrawn in place, elsewhere plain lines.
@@ -58,18 +59,6 @@ export function formatDuration(seconds: number): string {
   const two = (value: number) => String(value).padStart(2, '0')
   const [hours, minutes] = [Math.floor(total / 3600), Math.floor(total / 60) % 60]
   return hours > 0 ? `${hours}:${two(minutes)}:${two(total % 60)}` : `${minutes}:${two(total % 60)}`
-}
-
-/** 812 → `812`, 12345 → `12.3k`, 10e12 → `10.0T`. */
-export function formatCount(value: number): string {
-  if (value < 1000) return value.toFixed(0)
-  const units = ['k', 'M', 'B', 'T']
-  let scaled = value / 1000
-  while (scaled >= 999.5 && units.length > 1) {
-    scaled /= 1000
-    units.shift()
-  }
-  return scaled.toFixed(scaled < 10 ? 2 : scaled < 100 ? 1 : 0) + units[0]
 }
 
 /** One block character per value, the smallest lowest; a value that is not finite is a blank. */

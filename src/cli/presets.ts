@@ -4,7 +4,7 @@ import { purposes } from '../../presets/purposes.ts'
 import { loadConfig } from '../config/load.ts'
 import { describeModel } from '../model/describe.ts'
 import { recipes } from '../recipes/recipes.ts'
-import { formatCount } from './live.ts'
+import { formatCount } from '../run/quantities.ts'
 import { renderTable } from './table.ts'
 
 export interface PresetRow {
