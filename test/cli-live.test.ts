@@ -131,7 +131,7 @@ describe('plain display', () => {
     display.done()
     const lines = stream.text.trimEnd().split('\n')
     assert.equal(lines.length, 22)
-    assert.equal(lines[0], 'step   1/400  loss 5.0000  lr 1.00e-3  grad 0.500  2.00k tokens/s  3:20 left')
+    assert.equal(lines[0], 'step   1/400  loss 5.0000  lr 1.00e-3  grad 0.500  2.00k tokens/s  ? left')
     assert.equal(lines[1], 'step 10: validation loss 0.6')
     assert.match(lines.at(-1)!, /^step 400\/400 .* 0:00 left$/)
     assert.ok(!stream.text.includes(esc))

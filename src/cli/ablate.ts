@@ -1,4 +1,3 @@
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
@@ -9,6 +8,7 @@ import { unknownName } from '../config/keys.ts'
 import { loadConfig } from '../config/load.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { stepOf } from '../recipes/resolve.ts'
+import { makeDirectory } from '../run/files.ts'
 import { type PlannedRun, runDirectory } from './compare_arms.ts'
 import { comparisonText, explanation } from './compare_table.ts'
 import {
@@ -118,7 +118,7 @@ async function ablate(source: string, overrides: readonly string[], options: Abl
       order,
       note: all || undefined,
     })
-    mkdirSync(folder, { recursive: true })
+    makeDirectory(folder)
     writeComparison(folder, comparison)
     return comparison
   }

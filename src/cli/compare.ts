@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
@@ -8,6 +8,7 @@ import { UserError } from '../config/errors.ts'
 import { unknownName } from '../config/keys.ts'
 import { loadConfig } from '../config/load.ts'
 import { recipes } from '../recipes/recipes.ts'
+import { makeDirectory } from '../run/files.ts'
 import { names } from '../run/layout.ts'
 import { type PlannedRun, runDirectory } from './compare_arms.ts'
 import { comparisonText, explanation } from './compare_table.ts'
@@ -68,7 +69,7 @@ function compareRuns(directories: readonly string[], { baseline, out, json }: Co
     arms,
   })
   if (out) {
-    mkdirSync(out, { recursive: true })
+    makeDirectory(out)
     writeComparison(out, comparison)
   }
   printComparison(comparison, json)
@@ -103,7 +104,7 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
     writeComparison(out, comparison)
     return comparison
   }
-  mkdirSync(out, { recursive: true })
+  makeDirectory(out)
   printComparison(now(notes[await conductAll(planned, options, () => void now())]), json)
 }
 

@@ -49,6 +49,8 @@ export interface Display {
   done(): void
 }
 
+/** Steps of a process whose speed says nothing of the rest, because code is still being compiled. */
+const warmingSteps = 5
 const redrawEvery = 100
 const plainEvery = 60_000
 const blocks = '▁▂▃▄▅▆▇█'
@@ -120,11 +122,12 @@ export function createDisplay(options: DisplayOptions): Display {
   const plainSteps = Math.max(1, Math.ceil(steps / 20))
   let latest: Progress | undefined
   let speed = 0
+  let seen = 0
   let drawnAt = Number.NEGATIVE_INFINITY
   let drawnStep = 0
   let finished = false
 
-  const secondsLeft = (step: number) => (speed > 0 ? ((steps - step) * tokensPerStep) / speed : undefined)
+  const secondsLeft = (step: number) => (seen > warmingSteps ? ((steps - step) * tokensPerStep) / speed : undefined)
   const timeLeft = (step: number) => {
     const seconds = secondsLeft(step)
     return seconds === undefined ? '?' : formatDuration(seconds)
@@ -187,7 +190,7 @@ export function createDisplay(options: DisplayOptions): Display {
     update(progress) {
       latest = progress
       history.add(progress.loss)
-      speed = speed === 0 ? progress.tokensPerSecond : 0.9 * speed + 0.1 * progress.tokensPerSecond
+      speed = ++seen <= warmingSteps + 1 ? progress.tokensPerSecond : 0.9 * speed + 0.1 * progress.tokensPerSecond
       if (live) {
         if (now() - drawnAt >= redrawEvery) draw()
       } else if (

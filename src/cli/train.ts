@@ -19,7 +19,7 @@ import { createDisplay } from './live.ts'
 import { packageVersion } from './main.ts'
 import { Profile } from './profile.ts'
 import { printable, sampleText } from './sample.ts'
-import { createTrainer, openConfigured } from './session.ts'
+import { createTrainer, openConfigured, toStderr } from './session.ts'
 import { stopOnSignals } from './signals.ts'
 import { lossSentence } from './validate.ts'
 
@@ -68,11 +68,10 @@ export async function trainInTerminal(
   const corpus = openCorpus(config.data.files, config.data.tokenizer)
   const backend = await openConfigured(config)
   const trainer = createTrainer(config, backend, corpus)
-  const run = openRun(directory ?? createRunDirectory(config.name), config, {
-    halfbyte: packageVersion(),
-    device: { backend: backend.name, ...backend.description },
-    corpus: corpus.fingerprint,
-  })
+  const device = { backend: backend.name, ...backend.description }
+  const origin = { halfbyte: packageVersion(), device, corpus: corpus.fingerprint }
+  const notice = (sentence: string) => toStderr(`halfbyte: ${sentence}`)
+  const run = openRun(directory ?? createRunDirectory(config.name), config, origin, notice)
   const { signal, release } = stopOnSignals()
   const profile = profiling ? new Profile(backend) : undefined
   const display = createDisplay({ steps: until, tokensPerStep: trainer.tokensPerStep, stream: process.stdout })

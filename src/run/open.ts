@@ -81,9 +81,15 @@ function placementChanges(before: Origin['device'], after: Origin['device']): Re
 /**
  * Opens a directory for training: a new run in an absent or empty directory, or the unfinished run of the same config that is in
  * it, cut back to its newest intact checkpoint. `close` it.
+ * @param notice Told of every damaged checkpoint that is passed over, in a sentence; an event records it too.
  * @throws UserError if anything else is there, naming the first difference; if another process writes to it; if it cannot be written.
  */
-export function openRun(directory: string, config: RunConfig, origin: Origin): Run {
+export function openRun(
+  directory: string,
+  config: RunConfig,
+  origin: Origin,
+  notice: (sentence: string) => void = () => {},
+): Run {
   const before = existing(directory)
   if (before) checkSame(directory, before, config, origin)
   return writing(directory, () => {
@@ -103,7 +109,10 @@ export function openRun(directory: string, config: RunConfig, origin: Origin): R
       if (before) cutRecords(directory, checkpoint ? step : -1)
       else replaceFile(join(directory, names.config), configText({ config, origin }))
       const run = new Run(directory, config, checkpoint, unlock)
-      for (const reason of damaged) run.event({ step, event: 'damaged_checkpoint', reason })
+      for (const reason of damaged) {
+        run.event({ step, event: 'damaged_checkpoint', reason })
+        notice(`${reason}; going on from step ${step}`)
+      }
       if (before) {
         run.event({ step, event: 'resumed', halfbyte: origin.halfbyte })
         const changes = placementChanges(before.origin.device, origin.device)
