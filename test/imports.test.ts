@@ -13,7 +13,9 @@ const files = readdirSync(source, { recursive: true, encoding: 'utf8' }).map(fil
 const lineCount = (file: string) => readFileSync(file, 'utf8').split('\n').length - 1
 
 /** They read run directories and never reach the trainer, nor it them, nor one another. */
-const readers = ['compare', 'evals', 'export', 'dashboard']
+const readers = ['compare', 'evals', 'export', 'dashboard', 'report']
+/** The report is of comparisons. */
+const reads: Readonly<Record<string, string>> = { report: 'compare' }
 
 /** Folders of src from the ground up; a file imports from its own folder and from those before it. */
 const order = [
@@ -40,7 +42,12 @@ const apart: Readonly<Record<string, readonly string[]>> = {
   model: ['kernels', 'backends'],
   data: ['kernels', 'backends', 'ops', 'model'],
   run: ['kernels', 'backends', 'ops'],
-  ...Object.fromEntries(readers.map(reader => [reader, ['kernels', 'backends', 'ops', ...readers]])),
+  ...Object.fromEntries(
+    readers.map(reader => [
+      reader,
+      ['kernels', 'backends', 'ops', ...readers.filter(other => other !== reads[reader])],
+    ]),
+  ),
   train: ['backends', ...readers],
 }
 

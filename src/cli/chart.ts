@@ -1,5 +1,5 @@
-import { dot, frame, gridY, line, plot, windowY } from '@observablehq/plot'
-import { parseHTML } from 'linkedom'
+import { dot, frame, gridY, line, windowY } from '@observablehq/plot'
+import { colours, draw, groupFor, groupMeans } from '../report/drawing.ts'
 
 /**
  * Loss curves of runs as an SVG picture: training loss smoothed over 2 % of the curve (the unsmoothed one faint behind it), validation
@@ -22,27 +22,26 @@ const size = { width: 760, height: 420 }
 const margins = { marginTop: 28, marginRight: 20, marginBottom: 44, marginLeft: 56 }
 const ink = '#1f2328'
 const paper = '#ffffff'
-/** Told apart by people who do not see all colours (Okabe and Ito, "Color Universal Design", 2008), darkened for white paper. */
-const palette = ['#0072b2', '#d55e00', '#009e73', '#b3569a', '#8a6d00', '#3a9bd0', '#000000']
+const palette = [...colours.map(({ light }) => light), '#000000']
 const mostPoints = 400
 
 const colorOf = (index: number): string => palette[index % palette.length]!
 
 /** At most `most` points, each the mean of as many neighbours as the others. */
 export function thin(points: readonly LossPoint[], most: number): LossPoint[] {
-  const group = Math.ceil(points.length / most)
-  if (group <= 1) return [...points]
-  const mean = (part: readonly LossPoint[], key: keyof LossPoint) =>
-    part.reduce((sum, point) => sum + point[key], 0) / part.length
-  return Array.from({ length: Math.ceil(points.length / group) }, (_, i) => {
-    const part = points.slice(i * group, (i + 1) * group)
-    return { step: mean(part, 'step'), loss: mean(part, 'loss') }
-  })
+  const group = groupFor(points.length, most)
+  const losses = groupMeans(
+    points.map(({ loss }) => loss),
+    group,
+  )
+  return groupMeans(
+    points.map(({ step }) => step),
+    group,
+  ).map((step, i) => ({ step, loss: losses[i]! }))
 }
 
 /** The SVG text. Losses that are not finite are left out. */
 export function renderLossChart(curves: readonly Curve[]): string {
-  const { document } = parseHTML('<!doctype html><html><body></body></html>')
   const finite = (points: readonly LossPoint[]) => points.filter(({ loss }) => Number.isFinite(loss))
   const marks = curves.flatMap(({ training, validation }, index) => {
     const stroke = colorOf(index)
@@ -55,8 +54,7 @@ export function renderLossChart(curves: readonly Curve[]): string {
       dot(finite(validation), { ...axes, fill: stroke, stroke: paper, strokeWidth: 1, r: 4 }),
     ]
   })
-  const svg = plot({
-    document: document as never,
+  const { root, element } = draw({
     ...size,
     ...margins,
     style: { fontSize: '13px', color: ink, background: paper },
@@ -65,13 +63,6 @@ export function renderLossChart(curves: readonly Curve[]): string {
     marks: [gridY({ strokeOpacity: 0.15 }), frame({ strokeOpacity: 0.25 }), ...marks],
   })
 
-  const element = (name: string, attributes: Record<string, string | number>, text = '') => {
-    const node = document.createElementNS('http://www.w3.org/2000/svg', name)
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, String(value))
-    node.textContent = text
-    return node
-  }
-  const root = svg as unknown as ReturnType<typeof element>
   root.setAttribute('xmlns', 'http://www.w3.org/2000/svg')
   root.setAttribute('role', 'img')
   root.setAttribute('color', ink)
@@ -87,5 +78,5 @@ export function renderLossChart(curves: readonly Curve[]): string {
     root.append(element('line', { x1: right - 26, x2: right, y1: y, y2: y, stroke, 'stroke-width': 2 }))
     if (last) root.append(element('circle', { cx: right - 13, cy: y, r: 4, fill: stroke, stroke: paper }))
   })
-  return `${svg.outerHTML}\n`
+  return `${root.outerHTML}\n`
 }
