@@ -5,7 +5,13 @@ import { parseConfig } from '../config/load.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { systemReason } from './files.ts'
 import { formatVersion, names } from './layout.ts'
-import { type EventRecord, readRecords, type TrainingRecord, type ValidationRecord } from './records.ts'
+import {
+  type EventRecord,
+  type NumericsRecord,
+  readRecords,
+  type TrainingRecord,
+  type ValidationRecord,
+} from './records.ts'
 
 /** The run and step that a branch began from, and the recipe until then. */
 export interface Branch {
@@ -73,3 +79,7 @@ export const readMetrics = (directory: string): Generator<TrainingRecord | Valid
 
 export const readEvents = (directory: string): Generator<EventRecord> =>
   readRecords(join(directory, names.events)) as Generator<EventRecord>
+
+/** Measurements of quantisation; none where a run takes none. */
+export const readNumerics = (directory: string): Generator<NumericsRecord> =>
+  readRecords(join(directory, names.numerics)) as Generator<NumericsRecord>

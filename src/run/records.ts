@@ -31,6 +31,20 @@ export interface EventRecord extends RunRecord {
   readonly event: string
 }
 
+/** What quantisation did to an operand of a linear layer at a sampled step; docs/run-directory.md has the keys. */
+export interface NumericsRecord extends RunRecord {
+  readonly linear: string
+  /** Absent where the layer quantises nothing. */
+  readonly operand?: string
+  /** In dB; null without error. */
+  readonly snr_db?: number | null
+  /** Shares, 0 to 1. */
+  readonly flushed?: number
+  readonly saturated?: number
+  readonly zero_scales?: number
+  readonly zero_wgrad?: number
+}
+
 /** Appends records; each is handed to the system before `write` returns, so that a killed process loses none. */
 export class RecordWriter {
   readonly #path: string
