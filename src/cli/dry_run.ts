@@ -1,7 +1,7 @@
+import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { describeModel, type ModelDescription } from '../model/describe.ts'
 import { checkModel } from '../model/model.ts'
-import { findRecipe } from '../recipes/recipes.ts'
 import { formatCount } from '../run/quantities.ts'
 import { renderTable } from './table.ts'
 
@@ -17,6 +17,8 @@ export const formatBytes = (bytes: number): string => {
 export interface DryRun extends ModelDescription {
   readonly name: string
   readonly recipe: string
+  /** Rules of the config on top of the recipe. */
+  readonly rules: number
   readonly steps: number
   readonly tokens: number
   readonly tokensPerStep: number
@@ -25,12 +27,13 @@ export interface DryRun extends ModelDescription {
 
 export function describeRun(config: RunConfig): DryRun {
   const { model, data, steps } = config
-  const recipe = findRecipe(config.recipe)
+  const recipe = recipeOf(config)
   checkModel(model, recipe, steps, data.sequence * data.micro_batch)
   const tokensPerStep = data.sequence * data.batch
   return {
     name: config.name,
     recipe: config.recipe,
+    rules: config.rules.length,
     steps,
     tokens: steps * tokensPerStep,
     tokensPerStep,
@@ -76,7 +79,8 @@ export function dryRunText(config: RunConfig, run = describeRun(config)): string
   ])
   const flop = (count: number) => formatCount(count).replace(/[A-Za-z]?$/, unit => ` ${unit}FLOP`)
   const perMicroBatch = (perToken: number) => formatBytes(perToken * tokens)
-  return `${run.name}: ${config.model.pattern}, recipe ${run.recipe}
+  const rules = run.rules === 0 ? '' : ` and ${run.rules} rule${run.rules === 1 ? '' : 's'} for layers`
+  return `${run.name}: ${config.model.pattern}, recipe ${run.recipe}${rules}
 
 ${renderTable(
   [

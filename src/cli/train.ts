@@ -3,11 +3,11 @@ import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
 import { UserError } from '../config/errors.ts'
 import { loadConfig, overrideConfig } from '../config/load.ts'
+import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { openCorpus } from '../data/corpus.ts'
 import { checkModel } from '../model/model.ts'
 import { RecipeError } from '../recipes/errors.ts'
-import { findRecipe } from '../recipes/recipes.ts'
 import { createRunDirectory, openRun } from '../run/open.ts'
 import { formatCount } from '../run/quantities.ts'
 import { readConfig } from '../run/read.ts'
@@ -49,9 +49,9 @@ interface TerminalOptions {
 /** The config that a command names, checked against its recipe before anything is read or built. */
 function loadRun(source: string, overrides: readonly string[]): RunConfig {
   const config = loadConfig(source, overrides, presets)
-  const { model, recipe, steps, data } = config
+  const { model, steps, data } = config
   try {
-    checkModel(model, findRecipe(recipe), steps, data.sequence * data.micro_batch)
+    checkModel(model, recipeOf(config), steps, data.sequence * data.micro_batch)
   } catch (error) {
     if (!(error instanceof RecipeError)) throw error
     throw new UserError(error.message, overrides.length > 0 ? 2 : 1)
@@ -149,6 +149,7 @@ interface TrainOptions {
   profile?: boolean
   dryRun?: boolean
   json?: boolean
+  policy?: string
 }
 
 export function register(program: Command): void {
@@ -158,23 +159,28 @@ export function register(program: Command): void {
     .argument('<config>', 'a preset ("halfbyte presets" lists them) or a .yaml or .json file')
     .argument('[overrides...]', 'key=value, keys dotted as in the config')
     .option('--run <directory>', 'run directory; default: runs/<name>-NNN')
+    .option(
+      '--policy <file>',
+      'rules for layers on top of the recipe, as "halfbyte sensitivity" writes them; the same as rules=<file>',
+    )
     .option('--dry-run', 'print sizes, memory and the format of every linear layer, then exit')
     .option('--json', 'with --dry-run: print JSON')
     .option('--profile', 'at the end, print the time that each kernel took')
     .addHelpText(
       'after',
       `
-Keys: seed, steps, recipe, backend, threads, level, model.*, data.*, optimizer.*, schedule.*, checkpoint.*, validation.*.
+Keys: seed, steps, recipe, rules, backend, threads, level, model.*, data.*, optimizer.*, schedule.*, checkpoint.*, validation.*.
 A config file holds the same keys as YAML or JSON; "extends: <preset>" starts from a preset.
 
 Examples:
   halfbyte train tiny
   halfbyte train tiny recipe=bf16 seed=2 --run runs/bf16-2
   halfbyte train small data.files=books/ data.sequence=512
+  halfbyte train tiny --policy runs/tiny-001/policy.yaml
   halfbyte train nemotron-nano-12b --dry-run`,
     )
-    .action(async (source: string, overrides: string[], { run, dryRun, json, profile }: TrainOptions) => {
-      const config = loadRun(source, overrides)
+    .action(async (source: string, overrides: string[], { run, dryRun, json, profile, policy }: TrainOptions) => {
+      const config = loadRun(source, policy === undefined ? overrides : [`rules=${policy}`, ...overrides])
       if (!dryRun) return trainInTerminal(run, config, { profiling: profile, source })
       process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
     })

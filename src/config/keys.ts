@@ -45,8 +45,19 @@ export function nearest(word: string, candidates: readonly string[]): string | u
 
 const last = (key: string): string => key.slice(key.lastIndexOf('.') + 1)
 
+/** The keys of an entry of the list that `key` lies in, such as `rules.0.use`; undefined elsewhere. */
+function entryKeys(key: string): string[] | undefined {
+  const [, list] = /^(\w+)\.\d+\.[^.]+$/.exec(key) ?? []
+  const schema = list === undefined ? undefined : schemaAt(list)
+  const { element } = (schema ? bare(schema)._zod.def : {}) as { element?: Schema }
+  const shape = element && shapeOf(element)
+  return shape && Object.keys(shape)
+}
+
 /** `unknown key "optimizer.lrr"; did you mean "optimizer.lr"?` A known name in the wrong section is found as well. */
 export function unknownKey(key: string): string {
+  const inEntry = entryKeys(key)
+  if (inEntry) return `unknown key "${key}"; the keys there are ${inEntry.join(', ')}`
   const meant =
     configKeys.find(candidate => last(candidate) === last(key)) ??
     nearest(key, configKeys) ??

@@ -7,6 +7,7 @@ import { recipes } from '../recipes/recipes.ts'
 import { checkConfig } from './checks.ts'
 import { UserError } from './errors.ts'
 import { configKeys, schemaAt, unknownKey, unknownName, valueAt } from './keys.ts'
+import { checkRules } from './rules.ts'
 import { backendActivations, type RunConfig, type RunPreset, runSchema } from './schema.ts'
 
 type Tree = { [key: string]: unknown }
@@ -90,13 +91,24 @@ const names: Readonly<Record<string, readonly string[]>> = {
   'data.tokenizer': Object.keys(tokenizers),
 }
 
+/** The rules in a file that holds them alone, as "halfbyte sensitivity" writes it. */
+function readRules(path: string): unknown {
+  const { rules, ...others } = readFile(path)
+  const [other] = Object.keys(others)
+  if (rules !== undefined && other === undefined) return rules
+  throw new UserError(`${path}: found ${other ? `the key "${other}"` : 'no rules'}, wanted a list under "rules:" alone`)
+}
+
 /**
  * Checks a raw config and fills its defaults.
  * @param place Put before messages that concern the file, such as `my.yaml: `.
  * @param overridden Keys given on the command line, whose mistakes are mistakes of the command (exit code 2).
  */
-function resolve(tree: Tree, place: string, overridden: readonly string[]): RunConfig {
+function resolve(given: Tree, place: string, overridden: readonly string[]): RunConfig {
+  const rulesFile = typeof given.rules === 'string' ? given.rules : undefined
+  const tree = rulesFile === undefined ? given : { ...given, rules: readRules(rulesFile) }
   const fail = (key: string, message: string): never => {
+    if (rulesFile !== undefined && /^rules\b/.test(key)) throw new UserError(`${rulesFile}: ${message}`)
     const typed = overridden.some(name => name === key || key.startsWith(`${name}.`))
     throw new UserError(typed ? message : place + message, typed ? 2 : 1)
   }
@@ -119,6 +131,8 @@ function resolve(tree: Tree, place: string, overridden: readonly string[]): RunC
     const name = valueAt(config, key)
     if (typeof name === 'string' && !known.includes(name)) fail(key, unknownName(key, name, known))
   }
+  const wrongRule = checkRules(config)
+  if (wrongRule) fail('rules', wrongRule)
   const wrong = checkConfig(config)
   if (wrong) throw new UserError(place + wrong, overridden.length > 0 ? 2 : 1)
   return config
@@ -167,8 +181,7 @@ const placement = new Set(['name', 'backend', 'threads', 'level'])
 
 /** `optimizer.lr: 0.001 there, 0.002 here` for the first key that changes numbers and differs, else undefined. */
 export function firstDifference(there: RunConfig, here: RunConfig): string | undefined {
-  const key = configKeys.find(
-    name => !placement.has(name) && shown(valueAt(there, name)) !== shown(valueAt(here, name)),
-  )
+  const text = (config: RunConfig, name: string) => JSON.stringify(valueAt(config, name))
+  const key = configKeys.find(name => !placement.has(name) && text(there, name) !== text(here, name))
   return key && `${key}: ${shown(valueAt(there, key))} there, ${shown(valueAt(here, key))} here`
 }

@@ -110,6 +110,21 @@ const validation = section({
   batches: whole(1).default(8),
 })
 
+const bound = () => z.number({ error: 'a block by number, or a share of the depth' })
+
+/** What some linear layers do instead of what the recipe says: src/config/rules.ts. */
+const rule = section({
+  where: z.union(
+    [
+      z.literal('all'),
+      z.strictObject({ name: text('the name of a linear layer') }),
+      z.strictObject({ blocks: z.tuple([bound(), bound().optional()]) }),
+    ],
+    { error: 'all, {name: <a linear layer, * matches any characters>} or {blocks: [<first>, <end>]}' },
+  ),
+  use: text('the name of a recipe'),
+})
+
 export const runSchema = section({
   /** Names the run's directory; a preset's is its own name. */
   name: text('a name')
@@ -118,6 +133,10 @@ export const runSchema = section({
   seed: whole(0).default(1),
   steps: whole(1),
   recipe: text('the name of a recipe'),
+  /** On top of the recipe, later ones override earlier ones; or the path of a .yaml file that holds them. */
+  rules: z
+    .array(rule, { error: 'a list of rules such as {where: {blocks: [-2]}, use: bf16}, or the path of a file of them' })
+    .default([]),
   backend: z
     .enum(Object.keys(backendActivations), { error: Object.keys(backendActivations).join(' or ') })
     .default('cpu'),

@@ -147,6 +147,9 @@ export const recipes: Readonly<Record<string, Recipe>> = Object.fromEntries(
   [...base, ...ablations({ nvfp4Linear, bf16Linear, sensitiveInBf16 })].map(recipe => [recipe.name, recipe]),
 )
 
+/** How a recipe does a linear layer that none of its exceptions is for: its first rule, which covers all layers and products. */
+export const linearOf = ({ rules }: Recipe): LinearRecipe => rules[0]!.use as LinearRecipe
+
 /** @throws Error listing what there is. */
 export function findRecipe(name: string): Recipe {
   const recipe = Object.hasOwn(recipes, name) ? recipes[name] : undefined

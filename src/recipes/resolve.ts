@@ -37,7 +37,8 @@ const count = (n: number, blocks: number): number =>
 const index = (n: number, blocks: number): number =>
   n < 0 ? Math.max(0, blocks - count(-n, blocks)) : count(n, blocks)
 
-function matcher(where: Rule['where'], depth: Depth): (site: LinearSite) => boolean {
+/** Which linear layers a rule is for. */
+export function matcher(where: Rule['where'], depth: Depth): (site: LinearSite) => boolean {
   if (where === 'all') return () => true
   if ('name' in where) {
     const pattern = where.name.split('*').map(part => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&'))

@@ -12,12 +12,12 @@ import { cutRecords, RecordWriter } from './records.ts'
  * Makes `directory` a run that goes on from the checkpoint of `step` of the run `from`, under `config`, which may name another recipe. It
  * has the records of `from` up to that step, so that its curves are whole, an event `branched`, and in its config.json where it came from.
  * Training opens it as any unfinished run.
- * @throws UserError if `from` has no intact checkpoint of that step, if more than the recipe differs, or if `directory` is in use.
+ * @throws UserError if `from` has no intact checkpoint of that step, if more than the recipe and its rules differ, or if `directory` is in use.
  */
 export function branchRun(from: string, step: number, directory: string, config: RunConfig, origin: Origin): void {
   const parent = readRun(from)
-  const { recipe, checkpoint, validation } = config
-  const difference = firstDifference({ ...parent.config, recipe, checkpoint, validation }, config)
+  const { recipe, rules, checkpoint, validation } = config
+  const difference = firstDifference({ ...parent.config, recipe, rules, checkpoint, validation }, config)
   if (difference) throw new UserError(`a branch of ${from} differs from it in more than the recipe: ${difference}`)
   if (parent.origin.corpus !== origin.corpus)
     throw new UserError(`the text of data.files is not the one that ${from} was trained on`)

@@ -1,9 +1,10 @@
+import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import type { Corpus } from '../data/corpus.ts'
 import { type Batch as HostBatch, Sampler, Validation } from '../data/sampler.ts'
 import { type Batch, Model } from '../model/model.ts'
 import { type Role, roles } from '../ops/linear.ts'
-import { findRecipe } from '../recipes/recipes.ts'
+import type { Recipe } from '../recipes/recipe.ts'
 import type { Checkpoint, CheckpointFiles, CheckpointTensor } from '../run/checkpoint.ts'
 import { fromBackend } from '../run/checkpoint.ts'
 import { type RestoredTensor, restoreTensors, toBackend } from '../run/restore.ts'
@@ -46,15 +47,18 @@ export class Trainer {
   readonly #batch: Batch
   readonly #microBatches: number
 
-  /** @throws Error if text, config and recipe do not fit together. */
-  constructor(config: RunConfig, backend: Backend, corpus: Corpus) {
+  /**
+   * @param recipe what to compute in, if not the config's recipe under its rules.
+   * @throws Error if text, config and recipe do not fit together.
+   */
+  constructor(config: RunConfig, backend: Backend, corpus: Corpus, recipe: Recipe = recipeOf(config)) {
     const { sequence, batch, micro_batch: microBatch, boundaries } = config.data
     const tokens = sequence * microBatch
     this.config = config
     this.model = new Model({
       config: config.model,
       backend,
-      recipe: findRecipe(config.recipe),
+      recipe,
       seed: config.seed,
       steps: config.steps,
       sequence,
@@ -128,10 +132,10 @@ export class Trainer {
     })
   }
 
-  /** The loss on the held-out batches, in the run's recipe or another. Leaves no trace in the training that follows. */
-  validate(recipeName = this.config.recipe): ValidationResult {
+  /** The loss on the held-out batches, in the run's recipe or that of another name under the same rules. Leaves no trace in the training that follows. */
+  validate(recipeName?: string): ValidationResult {
     const { model } = this
-    const recipe = findRecipe(recipeName)
+    const recipe = recipeName === undefined ? model.recipe : recipeOf(this.config, recipeName)
     let bytes = 0
     model.lossSum.zero()
     for (let i = 0; i < this.#validation.batches; i++) {
