@@ -217,6 +217,8 @@ export function readSafetensors(bytes: Uint8Array): SafetensorsContents {
 export interface SafetensorsFile extends SafetensorsHeader {
   /** @throws SafetensorsError if there is no such tensor or the file got shorter */
   read(name: string): StoredTensor
+  /** Bytes `from` to `to` of a tensor; default: to its end. */
+  bytes(name: string, from: number, to?: number): Uint8Array
   close(): void
 }
 
@@ -239,13 +241,17 @@ export function openSafetensors(path: string): SafetensorsFile {
     const { size } = fstatSync(file)
     const first = readAt(0, Math.min(8, size))
     const header = parseHeader(readAt(0, 8 + headerLength(first, size)), size)
+    const entryOf = (name: string): TensorEntry =>
+      header.tensors.get(name) ?? fail(`${path}: has no tensor ${quoted(name)}`)
     return {
       ...header,
+      bytes(name, from, to) {
+        const { start, end } = entryOf(name)
+        return readAt(header.dataStart + start + from, (to ?? end - start) - from)
+      },
       read(name) {
-        const entry = header.tensors.get(name)
-        if (!entry) return fail(`${path}: has no tensor ${quoted(name)}`)
-        const { dtype, shape, start, end } = entry
-        return { dtype, shape, data: readAt(header.dataStart + start, end - start) }
+        const { dtype, shape } = entryOf(name)
+        return { dtype, shape, data: this.bytes(name, 0) }
       },
       close: () => closeSync(file),
     }
