@@ -87,7 +87,7 @@ async function trainPreset(options: Training, open: () => Promise<Backend>): Pro
   const settings = [`recipe=${recipe}`, `backend=${options.backend}`, 'model.activations=bf16', ...options.overrides]
   const config = loadConfig(preset, settings, presets)
   const backend = await open()
-  const trainer = new Trainer(config, backend, openCorpus(config.data.files, config.data.tokenizer))
+  const trainer = new Trainer(config, backend, openCorpus(config.data.files, config.data.tokenizer, config.data))
   const watched = profile ? new Profile(backend) : undefined
   process.stdout.write(`${preset}, ${recipe}, ${trainer.model.parameters.count} weights:\n`)
   let seconds = 0

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,8 +8,10 @@ import { openCorpus } from '../src/data/corpus.ts'
 import { holdOut } from '../src/data/document.ts'
 import { CorpusError } from '../src/data/errors.ts'
 import { fileDocuments, invalidUtf8 } from '../src/data/files.ts'
+import { mixtureOf } from '../src/data/mixture.ts'
 import { permuted } from '../src/data/permutation.ts'
-import { bitsPerByte, Sampler, type SamplerOptions, Validation, windowsOf } from '../src/data/sampler.ts'
+import { type Batch, bitsPerByte, Sampler, type SamplerOptions, Validation, windowsOf } from '../src/data/sampler.ts'
+import { readTokens } from '../src/data/stream.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { Stream } from '../src/formats/philox.ts'
 
@@ -50,27 +53,42 @@ describe('byte tokenizer', () => {
 
 describe('embedded corpus', () => {
   const corpus = openCorpus('embedded', 'bytes')
+  const training = corpus.sources[0]!.stream
+  const tokens = readTokens(training)
 
   it('has the addresses and the chapters, the newest and every twentieth held out', () => {
-    assert.deepEqual([corpus.training.documents, corpus.validation.documents], [229 + 129, 4 + 6])
-    assert.equal(corpus.training.tokens.length, corpus.training.bytes + corpus.training.documents + 1)
-    assert.ok(corpus.training.bytes > 11.6e6, `${corpus.training.bytes} bytes`)
-    assert.ok(corpus.validation.bytes > 150e3 && corpus.validation.bytes < 0.03 * corpus.training.bytes)
-    assert.equal(corpus.training.tokens[0], 256)
-    assert.equal(corpus.training.tokens.at(-1), 256)
-    assert.match(tokenizer.decode(corpus.training.tokens.slice(0, 200)), /^Fellow-Citizens of the Senate and House/)
+    assert.deepEqual([training.documents, corpus.validation.documents], [229 + 129, 4 + 6])
+    assert.equal(tokens.filter(token => token === 256).length, training.documents + 1)
+    assert.ok(training.length > 11.6e6, `${training.length} tokens`)
+    assert.ok(corpus.validation.length > 150e3 && corpus.validation.length < 0.03 * training.length)
+    assert.deepEqual([tokens[0], tokens.at(-1)], [256, 256])
+    assert.match(tokenizer.decode(tokens.slice(0, 200)), /^Fellow-Citizens of the Senate and House/)
   })
 
   it('keeps held-out text out of training', () => {
-    const training = Buffer.from(corpus.training.tokens.map(token => Math.min(token, 255)))
-    const held = Buffer.from(corpus.validation.tokens.map(token => Math.min(token, 255)))
+    const trained = Buffer.from(tokens.map(token => Math.min(token, 255)))
+    const held = Buffer.from(readTokens(corpus.validation).map(token => Math.min(token, 255)))
     for (let at = 0; at + 200 < held.length; at += 20_000)
-      assert.equal(training.indexOf(held.subarray(at, at + 200)), -1)
-    assert.ok(training.includes('Call me Ishmael.'))
+      assert.equal(trained.indexOf(held.subarray(at, at + 200)), -1)
+    assert.ok(trained.includes('Call me Ishmael.'))
   })
 
-  it('is the same every time', () => {
+  it('is what it was when the first runs were made, and so are batches of it', () => {
     assert.equal(openCorpus('embedded', 'bytes').fingerprint, corpus.fingerprint)
+    assert.equal(corpus.fingerprint, 'da5b539fb9b8a11ad72d8920cff106317a016c64a31d81a596cd6e95418ed140')
+    const options: SamplerOptions = { sequence: 128, microBatch: 4, boundaries: 'reset' }
+    const order = { mixture: mixtureOf({}, 10, 8), seed: 1, batch: 8 }
+    const sampler = new Sampler(corpus.sources, tokenizer, order, options)
+    const hash = createHash('sha256')
+    const add = ({ tokens, targets, starts, bytes }: Batch) => {
+      for (const array of [tokens, targets, starts]) hash.update(new Uint8Array(array.buffer))
+      hash.update(String(bytes))
+    }
+    add(sampler.batch(0, 0))
+    add(sampler.batch(3, 1))
+    add(sampler.batch(20_000, 0))
+    add(new Validation(corpus.validation, tokenizer, 4, options).batch(1))
+    assert.equal(hash.digest('hex'), '0ebaacce3d6a9905d7260ed43fd33b361cf9d425b4f35dcae273bfa4af581eeb')
   })
 })
 
@@ -197,7 +215,12 @@ describe('sampler', () => {
   const documents = Array.from({ length: 30 }, (_, i) => `Document ${i}: ${'abcdefghij'.repeat(1 + (i % 7))}`)
   const corpus = openCorpus(file('many.jsonl', documents.map(text => JSON.stringify({ text })).join('\n')), 'bytes')
   const sampler = (seed = 1, change: Partial<SamplerOptions> = {}) =>
-    new Sampler(corpus.training, tokenizer, seed, 8, { ...options, ...change })
+    new Sampler(
+      corpus.sources,
+      tokenizer,
+      { mixture: mixtureOf({}, 1000, 8), seed, batch: 8 },
+      { ...options, ...change },
+    )
   const rowsOf = (array: Int32Array, sequence = 32) =>
     Array.from({ length: array.length / sequence }, (_, row) =>
       [...array.slice(row * sequence, (row + 1) * sequence)].join(),
@@ -205,14 +228,16 @@ describe('sampler', () => {
 
   it('sees every window once an epoch', () => {
     const all = sampler()
-    assert.equal(all.windows, windowsOf(corpus.training, 32))
+    const { stream } = corpus.sources[0]!
+    const windows = windowsOf(stream, 32)
+    assert.deepEqual(all.windows, [windows])
     const seen: string[] = []
-    for (let g = 0; g < 2 * all.windows; g += 4) seen.push(...rowsOf(all.batch(Math.floor(g / 8), (g / 4) % 2).tokens))
-    const { tokens } = corpus.training
-    const wanted = Array.from({ length: all.windows }, (_, w) => [...tokens.slice(w * 32, (w + 1) * 32)].join()).sort()
-    assert.deepEqual(seen.slice(0, all.windows).sort(), wanted)
-    assert.deepEqual(seen.slice(all.windows, 2 * all.windows).sort(), wanted)
-    assert.notDeepEqual(seen.slice(0, all.windows), seen.slice(all.windows, 2 * all.windows))
+    for (let g = 0; g < 2 * windows; g += 4) seen.push(...rowsOf(all.batch(Math.floor(g / 8), (g / 4) % 2).tokens))
+    const tokens = readTokens(stream)
+    const wanted = Array.from({ length: windows }, (_, w) => [...tokens.slice(w * 32, (w + 1) * 32)].join()).sort()
+    assert.deepEqual(seen.slice(0, windows).sort(), wanted)
+    assert.deepEqual(seen.slice(windows, 2 * windows).sort(), wanted)
+    assert.notDeepEqual(seen.slice(0, windows), seen.slice(windows, 2 * windows))
   })
 
   it('gives the same batch for the same seed, step and index, whatever was asked before', () => {
@@ -262,7 +287,7 @@ describe('sampler', () => {
     assert.equal(new Set(rows).size, 16)
     const count = windowsOf(stream, 128)
     const last = Math.floor((15 * count) / 16)
-    assert.equal(rows[15], [...stream.tokens.slice(last * 128, (last + 1) * 128)].join())
+    assert.equal(rows[15], readTokens(stream, last * 128, (last + 1) * 128).join())
     assert.deepEqual(
       rowsOf(new Validation(stream, tokenizer, 4, { ...options, sequence: 128 }).batch(0).tokens, 128),
       rows.slice(0, 4),
@@ -276,7 +301,13 @@ describe('sampler', () => {
       /^CorpusError: the held-out text has 7 tokens, fewer than the 33 of one sequence; give more text in data\.files or a smaller data\.sequence$/,
     )
     assert.throws(
-      () => new Sampler(short.training, tokenizer, 1, 8, { ...options, sequence: 128 }),
+      () =>
+        new Sampler(
+          short.sources,
+          tokenizer,
+          { mixture: mixtureOf({}, 1, 8), seed: 1, batch: 8 },
+          { ...options, sequence: 128 },
+        ),
       /^CorpusError: the training text has 97 tokens/,
     )
   })

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { openCorpus } from '../src/data/corpus.ts'
+import { partOf } from '../src/data/stream.ts'
 import type { Trainer } from '../src/train/trainer.ts'
 import { openTrainer, smallConfig, testFolder } from './training.ts'
 
@@ -55,10 +56,10 @@ describe('a small model', () => {
 
   for (const recipe of ['nvfp4', 'bf16'])
     it(`learns one batch by heart in ${recipe}`, async () => {
-      const { tokens } = corpus.training
-      const one = { ...corpus.training, tokens: tokens.slice(0, 4 * 32 + 1) }
+      const { name, stream } = corpus.sources[0]!
+      const one = { name, stream: partOf(stream, 0, 4 * 32 + 1, 1) }
       const config = smallConfig(folder, `recipe=${recipe}`, 'steps=200', 'data.micro_batch=4', 'optimizer.lr=8e-3')
-      const trainer = await openTrainer(config, { ...corpus, training: one })
+      const trainer = await openTrainer(config, { ...corpus, sources: [one] })
       let loss = Number.POSITIVE_INFINITY
       for (let step = 0; step < 200; step++) loss = trainer.step(step).loss
       trainer.model.backend.close()

@@ -73,7 +73,7 @@ export function configFile(folder: string, ...overrides: string[]): string {
 /** A trainer on a backend of its own. */
 export async function openTrainer(
   config: RunConfig,
-  corpus: Corpus = openCorpus(config.data.files, config.data.tokenizer),
+  corpus: Corpus = openCorpus(config.data.files, config.data.tokenizer, config.data),
 ): Promise<Trainer> {
   const { backend, threads, level } = config
   const options = { ...(threads !== undefined && { threads }), ...(level !== undefined && { level }) }

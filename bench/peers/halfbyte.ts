@@ -3,6 +3,7 @@ import { openBackend } from '../../src/backends/open.ts'
 import type { RunConfig } from '../../src/config/schema.ts'
 import { runSchema } from '../../src/config/schema.ts'
 import type { Corpus } from '../../src/data/corpus.ts'
+import { MemoryStream } from '../../src/data/stream.ts'
 import { signWords } from '../../src/formats/hadamard.ts'
 import { Stream } from '../../src/formats/philox.ts'
 import { kernels } from '../../src/kernels/index.ts'
@@ -59,11 +60,10 @@ interface Work {
 /** Random text: what is learnt does not matter here. */
 function randomCorpus(vocab: number, tokens: number): Corpus {
   const random = new Stream(1, 0)
-  const stream = {
-    tokens: Uint16Array.from({ length: tokens }, () => random.below(vocab)),
-    documents: 1,
-    bytes: tokens,
-  }
+  const stream = new MemoryStream(
+    Int32Array.from({ length: tokens }, () => random.below(vocab)),
+    1,
+  )
   return {
     tokenizer: {
       name: 'random',
@@ -73,8 +73,10 @@ function randomCorpus(vocab: number, tokens: number): Corpus {
       encode: () => new Uint16Array(0),
       decode: () => '',
       bytesOf: () => 1,
+      sha256: '',
+      json: () => '',
     },
-    training: stream,
+    sources: [{ name: 'random', stream }],
     validation: stream,
     fingerprint: '',
   }

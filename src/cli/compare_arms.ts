@@ -107,8 +107,8 @@ export class Conductor {
   #label = (index: number): string => labelOf(this.#runs, index)
 
   #corpus({ data }: RunConfig): Corpus {
-    const key = JSON.stringify([data.files, data.tokenizer])
-    const corpus = this.#corpora.get(key) ?? openCorpus(data.files, data.tokenizer)
+    const key = JSON.stringify([data.files, data.tokenizer, data.blend, data.validation])
+    const corpus = this.#corpora.get(key) ?? openCorpus(data.files, data.tokenizer, data)
     this.#corpora.set(key, corpus)
     return corpus
   }

@@ -29,7 +29,7 @@ export interface FittedRun {
 
 /** Seconds a step takes once the code is warm. */
 async function secondsPerStep(config: RunConfig): Promise<number> {
-  const corpus = openCorpus(config.data.files, config.data.tokenizer)
+  const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
   try {
     const trainer = createTrainer(config, backend, corpus)

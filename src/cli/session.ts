@@ -46,7 +46,7 @@ export async function openWeights(directory: string, step?: number): Promise<Ope
       ? latestGood(directory, (_, reason) => toStderr(`halfbyte: ${reason}`))
       : readCheckpoint(directory, step)
   if (!checkpoint) throw new UserError(`${directory} has no checkpoint yet`)
-  const corpus = openCorpus(config.data.files, config.data.tokenizer)
+  const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
   const trainer = createTrainer(config, backend, corpus)
   trainer.restoreWeights(checkpoint)

@@ -65,7 +65,7 @@ export async function trainInTerminal(
   config: RunConfig,
   { profiling = false, source = config.name, until = config.steps }: TerminalOptions = {},
 ): Promise<void> {
-  const corpus = openCorpus(config.data.files, config.data.tokenizer)
+  const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
   const trainer = createTrainer(config, backend, corpus)
   const device = { backend: backend.name, ...backend.description }

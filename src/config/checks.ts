@@ -19,6 +19,22 @@ const sizes: Readonly<Record<string, { title: string; keys: readonly (keyof RunC
   '-': { title: 'FFN', keys: ['ffn'] },
 }
 
+const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0)
+
+function checkBlend({ files, blend, phases }: RunConfig['data']): string | undefined {
+  if (blend && files !== 'embedded') return 'data.blend: found it together with data.files, wanted one of them'
+  if (phases && !blend) return 'data.phases: found it without data.blend, wanted the sources that its weights are for'
+  if (blend && !phases && sum(blend.map(({ weight }) => weight)) === 0)
+    return 'data.blend: found no weight above 0, wanted at least one'
+  for (const [i, { weights }] of (phases ?? []).entries())
+    if (weights.length !== blend!.length || sum(weights) === 0)
+      return `data.phases.${i}.weights: found ${JSON.stringify(weights)}, wanted one for each of the ${blend!.length} sources of data.blend, not all 0`
+  const shares = sum((phases ?? []).map(({ share }) => share))
+  return phases && Math.abs(shares - 1) > 1e-9
+    ? `data.phases: found shares that add up to ${shares}, wanted shares of the steps that add up to 1`
+    : undefined
+}
+
 /** What must hold between keys, in the order in which a reader would mend it. */
 const checks: readonly ((config: RunConfig) => string | undefined)[] = [
   ({ model }) => {
@@ -44,6 +60,7 @@ const checks: readonly ((config: RunConfig) => string | undefined)[] = [
     const step = 16 / commonDivisor(16, data.micro_batch)
     return `data.sequence: found ${data.sequence}, wanted data.sequence x data.micro_batch (${data.micro_batch}) to be a multiple of 16, so that tokens fill whole blocks; the nearest is ${nearestMultiple(data.sequence, step)}`
   },
+  ({ data }) => checkBlend(data),
   ({ data, model }) => {
     const tokenizer = tokenizers[data.tokenizer]
     if (!tokenizer) return undefined

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { basename, extname } from 'node:path'
 import { parse, YAMLParseError } from 'yaml'
 import { z } from 'zod'
-import { tokenizers } from '../data/tokenizer.ts'
+import { isTokenizerSpec, tokenizerForms } from '../data/tokenizers.ts'
 import { recipes } from '../recipes/recipes.ts'
 import { checkConfig } from './checks.ts'
 import { UserError } from './errors.ts'
@@ -88,7 +88,6 @@ function readSource(source: string, presets: Readonly<Record<string, RunPreset>>
 /** Keys whose values are names of rows of tables. */
 const names: Readonly<Record<string, readonly string[]>> = {
   recipe: Object.keys(recipes),
-  'data.tokenizer': Object.keys(tokenizers),
 }
 
 /** The rules in a file that holds them alone, as "halfbyte sensitivity" writes it. */
@@ -133,6 +132,9 @@ function resolve(given: Tree, place: string, overridden: readonly string[]): Run
   }
   const wrongRule = checkRules(config)
   if (wrongRule) fail('rules', wrongRule)
+  const { tokenizer } = config.data
+  if (!isTokenizerSpec(tokenizer))
+    fail('data.tokenizer', `data.tokenizer: found ${shown(tokenizer)}, wanted ${tokenizerForms}`)
   const wrong = checkConfig(config)
   if (wrong) throw new UserError(place + wrong, overridden.length > 0 ? 2 : 1)
   return config

@@ -61,18 +61,43 @@ const model = section({
   bf16_blocks: z.tuple([whole(0), whole(0)], { error: 'two whole numbers, first and last blocks' }).optional(),
 })
 
+const paths = () => z.union([text('a path'), z.array(text('a path')).min(1)], { error: 'a path or a list of paths' })
+
+/** One of the sources that a run draws from. */
+const source = section({
+  /** As `data.files`. */
+  files: paths(),
+  /** Share of the sequences, in any unit: sources count as their weights to each other. */
+  weight: notNegative().default(1),
+  /** What it is called where it is shown; absent: its files. */
+  name: text('a name').optional(),
+})
+
+/** A part of a run that draws from the sources in proportions of its own. */
+const phase = section({
+  /** Share of the steps. */
+  share: positive(),
+  /** One for each source of `data.blend`. */
+  weights: z.array(notNegative(), { error: 'a list of numbers from 0' }),
+})
+
 const data = section({
   /** `embedded`, or files, folders and patterns of .txt and .jsonl. */
-  files: z
-    .union([text('a path'), z.array(text('a path')).min(1)], { error: 'a path or a list of paths' })
-    .default('embedded'),
+  files: paths().default('embedded'),
+  /** Several sources in place of `files`. */
+  blend: z.array(source).min(1, { error: 'a list of sources' }).optional(),
+  /** Parts of the run, each with weights of its own; absent: the weights of `blend` throughout. */
+  phases: z.array(phase).min(1, { error: 'a list of phases' }).optional(),
+  /** Files held out for validation; absent: a part of each of the training files. */
+  validation: paths().optional(),
   /** Tokens in a sequence. */
   sequence: whole(16),
   /** Sequences in a step, all micro-batches together. */
   batch: whole(1),
   /** Sequences that go through the model at once. */
   micro_batch: whole(1),
-  tokenizer: text('the name of a tokenizer').default('bytes'),
+  /** `bytes`, or a file: what `openTokenizer` of src/data/tokenizers.ts takes. */
+  tokenizer: text('the name or path of a tokenizer').default('bytes'),
   /** Whether attention and state space see across the boundaries of packed documents. */
   boundaries: z.enum(['cross', 'reset'], { error: 'cross or reset' }).default('cross'),
 })

@@ -2,30 +2,45 @@ import { createHash } from 'node:crypto'
 import { type Document, holdOut, type Split } from './document.ts'
 import { embeddedDocuments } from './embedded.ts'
 import { fileDocuments } from './files.ts'
-import { type Tokenizer, tokenizers } from './tokenizer.ts'
+import { joinStreams, MemoryStream, type TokenStream } from './stream.ts'
+import { type Tokenizer, tokenArray } from './tokenizer.ts'
+import { openTokenizer } from './tokenizers.ts'
 
-/** Packed documents: each is preceded by a separator, and one more ends the stream. */
-export interface TokenStream {
-  readonly tokens: Uint16Array
-  readonly documents: number
-  /** Bytes of UTF-8 text. */
-  readonly bytes: number
+/** Where training text comes from, one of several where a config has `data.blend`. */
+export interface Source {
+  readonly name: string
+  readonly stream: TokenStream
 }
 
 export interface Corpus {
   readonly tokenizer: Tokenizer
-  readonly training: TokenStream
+  /** In the order of `data.blend`; one without it. */
+  readonly sources: readonly Source[]
   readonly validation: TokenStream
-  /** SHA-256 of both streams: whether a resumed run reads the text that it began with. */
+  /** SHA-256 of all streams: whether a resumed run reads the text that it began with. */
   readonly fingerprint: string
+}
+
+type Files = string | readonly string[]
+
+/** What else of a config's `data` says which text there is. */
+export interface CorpusOptions {
+  /** Sources in place of `files`. */
+  readonly blend?: readonly { readonly files: Files; readonly name?: string | undefined }[] | undefined
+  /** Held-out text; absent: a part of each source. */
+  readonly validation?: Files | undefined
 }
 
 /** Corpora that come with the program; any other name is the user's files. */
 const known: Readonly<Record<string, () => Split>> = { embedded: embeddedDocuments }
 
+/** Each document after a separator, and one more at the end. */
 function pack(documents: readonly Document[], tokenizer: Tokenizer): TokenStream {
   const encoded = documents.map(({ text }) => tokenizer.encode(text))
-  const tokens = new Uint16Array(encoded.reduce((sum, { length }) => sum + length + 1, 1))
+  const tokens = tokenArray(
+    tokenizer.tokens,
+    encoded.reduce((sum, { length }) => sum + length + 1, 1),
+  )
   let at = 0
   for (const part of encoded) {
     tokens[at++] = tokenizer.separator
@@ -33,24 +48,42 @@ function pack(documents: readonly Document[], tokenizer: Tokenizer): TokenStream
     at += part.length
   }
   tokens[at] = tokenizer.separator
-  return { tokens, documents: documents.length, bytes: documents.reduce((sum, { text }) => sum + text.length, 0) }
+  return new MemoryStream(tokens, documents.length)
 }
 
-const bytesOf = ({ tokens }: TokenStream): Uint8Array =>
-  new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)
+interface Streams {
+  readonly training: TokenStream
+  readonly validation: TokenStream
+}
+
+function openSource(files: Files, tokenizer: Tokenizer, holdsOut: boolean): Streams {
+  const embedded = typeof files === 'string' && Object.hasOwn(known, files) ? known[files] : undefined
+  const split = embedded
+    ? embedded()
+    : holdsOut
+      ? holdOut(fileDocuments(files))
+      : { training: fileDocuments(files), validation: [] }
+  return { training: pack(split.training, tokenizer), validation: pack(split.validation, tokenizer) }
+}
+
+const shownFiles = (files: Files): string => (typeof files === 'string' ? files : files.join(', '))
 
 /**
- * Reads the texts of a config's `data.files` and encodes them, validation apart from training.
- * @throws CorpusError naming the file that is missing, empty or not UTF-8.
+ * Opens the text that a config's `data` names, validation apart from training: text files are encoded.
+ * @param tokenizerName as `data.tokenizer`.
+ * @throws CorpusError naming the file that is missing, empty or not what it should be.
  */
-export function openCorpus(files: string | readonly string[], tokenizerName: string): Corpus {
-  const tokenizer = tokenizers[tokenizerName]
-  if (!tokenizer)
-    throw new Error(`tokenizer "${tokenizerName}" is unknown; use one of ${Object.keys(tokenizers).join(', ')}`)
-  const embedded = typeof files === 'string' && Object.hasOwn(known, files) ? known[files] : undefined
-  const split = embedded ? embedded() : holdOut(fileDocuments(files))
-  const training = pack(split.training, tokenizer)
-  const validation = pack(split.validation, tokenizer)
-  const fingerprint = createHash('sha256').update(bytesOf(training)).update(bytesOf(validation)).digest('hex')
-  return { tokenizer, training, validation, fingerprint }
+export function openCorpus(files: Files, tokenizerName: string, { blend, validation }: CorpusOptions = {}): Corpus {
+  const tokenizer = openTokenizer(tokenizerName)
+  const wanted = blend ?? [{ files, name: undefined }]
+  const streams = wanted.map(source => openSource(source.files, tokenizer, validation === undefined))
+  const sources = wanted.map(({ files, name = shownFiles(files) }, i) => ({ name, stream: streams[i]!.training }))
+  const heldOut =
+    validation === undefined
+      ? joinStreams(streams.map(source => source.validation))
+      : openSource(validation, tokenizer, false).training
+  const hash = createHash('sha256')
+  for (const { stream } of sources) stream.identify(hash)
+  heldOut.identify(hash)
+  return { tokenizer, sources, validation: heldOut, fingerprint: hash.digest('hex') }
 }

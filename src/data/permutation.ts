@@ -18,15 +18,15 @@ const key = new Uint32Array(2)
 const counter = new Uint32Array(4)
 const words = new Uint32Array(4)
 
-/** Where `index` goes in the permutation of 0 .. size-1 number `epoch` of `seed`. */
-export function permuted(index: number, size: number, seed: number, epoch: number): number {
+/** Where `index` goes in the permutation of 0 .. size-1 number `epoch` of `seed`; each of several sources has its own. */
+export function permuted(index: number, size: number, seed: number, epoch: number, source = 0): number {
   if (index < 0 || index >= size) throw new RangeError(`index ${index} is outside 0 .. ${size - 1}`)
   let bits = 1
   while (4 ** bits < size) bits++
   const half = 2 ** bits
   key[0] = seed >>> 0
   key[1] = Math.floor(seed / 2 ** 32)
-  counter[1] = dataOrder
+  counter[1] = dataOrder - source
   counter[3] = epoch
   let value = index
   do {

@@ -1,11 +1,14 @@
-import type { TokenStream } from './corpus.ts'
+import type { Source } from './corpus.ts'
 import { CorpusError } from './errors.ts'
+import type { Mixture } from './mixture.ts'
 import { permuted } from './permutation.ts'
+import type { TokenStream } from './stream.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 /**
  * A stream of n tokens is cut into floor((n - 1) / T) windows of T + 1 tokens that overlap by one: T inputs and, one later, T targets.
- * Sequence number g of a run (from 0) is the window permuted(g mod windows) of epoch floor(g / windows): every window once an epoch.
+ * Sequence number g of a source (from 0) is its window permuted(g mod windows) of epoch floor(g / windows): every window once an epoch. Which
+ * source a sequence of the run comes from, a mixture says (src/data/mixture.ts).
  */
 
 export interface SamplerOptions {
@@ -28,44 +31,55 @@ export interface Batch {
 }
 
 export const windowsOf = (stream: TokenStream, sequence: number): number =>
-  Math.max(0, Math.floor((stream.tokens.length - 1) / sequence))
+  Math.max(0, Math.floor((stream.length - 1) / sequence))
 
-/** Copies windows of a stream into batches. */
-class Windows {
-  readonly count: number
-  readonly batch: Batch
-  readonly #stream: TokenStream
+/** How many windows a stream has; it must have one. */
+function countWindows(stream: TokenStream, what: string, { sequence }: SamplerOptions): number {
+  const count = windowsOf(stream, sequence)
+  if (count === 0)
+    throw new CorpusError(
+      `${what} has ${stream.length} tokens, fewer than the ${sequence + 1} of one sequence; give more text in data.files or a smaller data.sequence`,
+    )
+  return count
+}
+
+/** A window of a stream. */
+interface Window {
+  readonly stream: TokenStream
+  readonly window: number
+}
+
+/** Copies windows into batches. */
+class Filler {
+  readonly #batch: Batch
+  readonly #window: Int32Array
   readonly #tokenizer: Tokenizer
   readonly #options: SamplerOptions
 
-  constructor(stream: TokenStream, what: string, tokenizer: Tokenizer, options: SamplerOptions) {
-    this.count = windowsOf(stream, options.sequence)
-    if (this.count === 0)
-      throw new CorpusError(
-        `${what} has ${stream.tokens.length} tokens, fewer than the ${options.sequence + 1} of one sequence; give more text in data.files or a smaller data.sequence`,
-      )
-    this.#stream = stream
+  constructor(tokenizer: Tokenizer, options: SamplerOptions) {
     this.#tokenizer = tokenizer
     this.#options = options
     const size = options.microBatch * options.sequence
     const array = () => new Int32Array(size)
-    this.batch = { tokens: array(), targets: array(), starts: array(), bytes: 0 }
+    this.#batch = { tokens: array(), targets: array(), starts: array(), bytes: 0 }
+    this.#window = new Int32Array(options.sequence + 1)
   }
 
   /** Fills the batch with the windows that `windowOf` names for its sequences. */
-  fill(windowOf: (row: number) => number): Batch {
+  fill(windowOf: (row: number) => Window): Batch {
     const { sequence, microBatch, boundaries } = this.#options
-    const { tokens, targets, starts } = this.batch
-    const source = this.#stream.tokens
+    const { tokens, targets, starts } = this.#batch
+    const source = this.#window
     const { separator } = this.#tokenizer
     let bytes = 0
     for (let row = 0; row < microBatch; row++) {
-      const from = windowOf(row) * sequence
+      const { stream, window } = windowOf(row)
+      stream.read(window * sequence, sequence + 1, source, 0)
       const to = row * sequence
       let start = 0
       for (let i = 0; i < sequence; i++) {
-        const token = source[from + i]!
-        const target = source[from + i + 1]!
+        const token = source[i]!
+        const target = source[i + 1]!
         if (token === separator && boundaries === 'reset') start = i
         tokens[to + i] = token
         targets[to + i] = target
@@ -73,39 +87,64 @@ class Windows {
         bytes += this.#tokenizer.bytesOf(target)
       }
     }
-    this.batch.bytes = bytes
-    return this.batch
+    this.#batch.bytes = bytes
+    return this.#batch
   }
+}
+
+export interface TrainingOrder {
+  readonly mixture: Mixture
+  readonly seed: number
+  /** Sequences in a step, a multiple of `microBatch`. */
+  readonly batch: number
 }
 
 /** Training batches: each is a function of the seed, the step and its index in the step, and of nothing else. */
 export class Sampler {
-  readonly #windows: Windows
-  readonly #seed: number
+  readonly #sources: readonly { readonly stream: TokenStream; readonly windows: number }[]
+  readonly #filler: Filler
+  readonly #order: TrainingOrder
   readonly #options: SamplerOptions
-  readonly #batch: number
 
-  /** @param batch Sequences in a step, a multiple of `options.microBatch`. */
-  constructor(stream: TokenStream, tokenizer: Tokenizer, seed: number, batch: number, options: SamplerOptions) {
-    this.#windows = new Windows(stream, 'the training text', tokenizer, options)
-    this.#seed = seed
+  constructor(sources: readonly Source[], tokenizer: Tokenizer, order: TrainingOrder, options: SamplerOptions) {
+    const what = (name: string) => (sources.length > 1 ? `the training text of ${name}` : 'the training text')
+    this.#sources = sources.map(({ name, stream }) => ({
+      stream,
+      windows: countWindows(stream, what(name), options),
+    }))
+    this.#filler = new Filler(tokenizer, options)
+    this.#order = order
     this.#options = options
-    this.#batch = batch
   }
 
-  /** Sequences in an epoch. */
-  get windows(): number {
-    return this.#windows.count
+  /** Sequences in an epoch of each source. */
+  get windows(): number[] {
+    return this.#sources.map(({ windows }) => windows)
+  }
+
+  /** Where sequence number `sequence` of the run is. */
+  #find(sequence: number): Window {
+    const { mixture, seed } = this.#order
+    const { source, index } = mixture.at(sequence)
+    const { stream, windows } = this.#sources[source]!
+    return { stream, window: permuted(index % windows, windows, seed, Math.floor(index / windows), source) }
   }
 
   /** Micro-batch `index` of `step`, both from 0. The arrays are filled again by the next call. */
   batch(step: number, index: number): Batch {
-    const { count } = this.#windows
-    const first = step * this.#batch + index * this.#options.microBatch
-    return this.#windows.fill(row => {
-      const sequence = first + row
-      return permuted(sequence % count, count, this.#seed, Math.floor(sequence / count))
-    })
+    const first = step * this.#order.batch + index * this.#options.microBatch
+    return this.#filler.fill(row => this.#find(first + row))
+  }
+
+  /** Asks the system to read the sequences of a step, so that they are at hand when it begins. Changes nothing of what `batch` gives. */
+  prefetch(step: number): void {
+    const { batch } = this.#order
+    const { sequence } = this.#options
+    for (let i = 0; i < batch; i++) {
+      const { stream, window } = this.#find(step * batch + i)
+      if (!stream.prefetch) continue
+      stream.prefetch(window * sequence, sequence + 1)
+    }
   }
 }
 
@@ -113,20 +152,26 @@ export class Sampler {
 export class Validation {
   /** How many batches; fewer than asked for where the text is short. */
   readonly batches: number
-  readonly #windows: Windows
+  readonly #stream: TokenStream
+  readonly #windows: number
+  readonly #filler: Filler
   readonly #microBatch: number
 
   constructor(stream: TokenStream, tokenizer: Tokenizer, batches: number, options: SamplerOptions) {
-    this.#windows = new Windows(stream, 'the held-out text', tokenizer, options)
+    this.#stream = stream
+    this.#windows = countWindows(stream, 'the held-out text', options)
+    this.#filler = new Filler(tokenizer, options)
     this.#microBatch = options.microBatch
-    this.batches = Math.min(batches, Math.max(1, Math.floor(this.#windows.count / options.microBatch)))
+    this.batches = Math.min(batches, Math.max(1, Math.floor(this.#windows / options.microBatch)))
   }
 
   /** Batch `index` from 0. The arrays are filled again by the next call. */
   batch(index: number): Batch {
-    const { count } = this.#windows
     const sequences = this.batches * this.#microBatch
-    return this.#windows.fill(row => Math.floor(((index * this.#microBatch + row) * count) / sequences))
+    return this.#filler.fill(row => ({
+      stream: this.#stream,
+      window: Math.floor(((index * this.#microBatch + row) * this.#windows) / sequences),
+    }))
   }
 }
 

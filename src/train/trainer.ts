@@ -1,6 +1,7 @@
 import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import type { Corpus } from '../data/corpus.ts'
+import { mixtureOf } from '../data/mixture.ts'
 import { type Batch as HostBatch, Sampler, Validation } from '../data/sampler.ts'
 import { type Batch, Model } from '../model/model.ts'
 import { type Role, roles } from '../ops/linear.ts'
@@ -66,7 +67,8 @@ export class Trainer {
     })
     this.optimizer = new Optimizer(this.model.parameters, config.optimizer)
     const options = { sequence, microBatch, boundaries }
-    this.#sampler = new Sampler(corpus.training, corpus.tokenizer, config.seed, batch, options)
+    const order = { mixture: mixtureOf(config.data, config.steps, batch), seed: config.seed, batch }
+    this.#sampler = new Sampler(corpus.sources, corpus.tokenizer, order, options)
     this.#validation = new Validation(corpus.validation, corpus.tokenizer, config.validation.batches, options)
     this.#microBatches = batch / microBatch
     const rows = (): Tensor => new Tensor(backend, backend.alloc(tokens * 4), 0, 'i32', [tokens])
