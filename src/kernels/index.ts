@@ -3,8 +3,10 @@ import { adamw } from './adamw/adamw.ts'
 import { add } from './add/add.ts'
 import { amax, amaxLines, amaxRotated } from './amax/amax.ts'
 import { attention, attentionBackward } from './attention/attention.ts'
+import { attentionStep } from './attention_step/attention_step.ts'
 import { cast } from './cast/cast.ts'
 import { convSilu, convSiluBackward } from './conv_silu/conv_silu.ts'
+import { convSiluStep } from './conv_silu_step/conv_silu_step.ts'
 import { crossEntropy, lossSum } from './cross_entropy/cross_entropy.ts'
 import { dequantize } from './dequantize/dequantize.ts'
 import { embedding, embeddingBackward } from './embedding/embedding.ts'
@@ -22,6 +24,7 @@ import { rope } from './rope/rope.ts'
 import { hadamardSigns, rotate } from './rotate/rotate.ts'
 import { squaredRelu, squaredReluBackward } from './squared_relu/squared_relu.ts'
 import { ssd, ssdBackward } from './ssd/ssd.ts'
+import { ssdStep } from './ssd_step/ssd_step.ts'
 import { zeroColumns } from './zero_columns/zero_columns.ts'
 
 /** Every kernel there is: read by conformance tests, benchmarks, the header generator and the backends' loaders. */
@@ -48,10 +51,12 @@ export const kernels: readonly Kernel[] = [
   rmsNormBackward,
   convSilu,
   convSiluBackward,
+  convSiluStep,
   gatedNorm,
   gatedNormBackward,
   ssd,
   ssdBackward,
+  ssdStep,
   embedding,
   embeddingBackward,
   add,
@@ -61,6 +66,7 @@ export const kernels: readonly Kernel[] = [
   lossSum,
   attention,
   attentionBackward,
+  attentionStep,
   rope,
   adamw,
   gradientStatistics,

@@ -5,6 +5,7 @@
 template <class Act> static void rope(const rope_args<Act>& a) {
   constexpr double turn = 6.283185307179586;
   const int64_t half = a.dim / 2, sequences = a.rows / a.sequence;
+  const int64_t first = a.first ? a.first[0] : 0;
   double* frequencies = static_cast<double*>(scratch(0, half * 8));
   for (int64_t i = 0; i < half; i++) frequencies[i] = std::pow((double)a.base, -(double)i / (double)half);
   parallel_rows(a.sequence, 16, [&](int64_t begin, int64_t end) {
@@ -12,7 +13,7 @@ template <class Act> static void rope(const rope_args<Act>& a) {
     float* sin = cos + half;
     for (int64_t t = begin; t < end; t++) {
       for (int64_t i = 0; i < half; i++) {
-        const double angle = (double)t * frequencies[i];
+        const double angle = (double)(first + t) * frequencies[i];
         const float reduced = (float)(angle - turn * std::floor(angle / turn + 0.5));
         cos[i] = std::cos(reduced);
         sin[i] = a.inverse ? -std::sin(reduced) : std::sin(reduced);

@@ -5,9 +5,10 @@
 template <class Act> __device__ void rope_angles(const rope_args<Act>& a, void* workspace) {
   constexpr double turn = 6.283185307179586;
   const int64_t half = a.dim / 2;
+  const int64_t first = a.first ? a.first[0] : 0;
   float* const table = static_cast<float*>(workspace);
   GRID_LOOP(i, a.sequence * half) {
-    const double angle = (double)(i / half) * pow((double)a.base, -(double)(i % half) / (double)half);
+    const double angle = (double)(first + i / half) * pow((double)a.base, -(double)(i % half) / (double)half);
     const float reduced = (float)(angle - turn * floor(angle / turn + 0.5));
     table[2 * i] = cosf(reduced);
     table[2 * i + 1] = a.inverse ? -sinf(reduced) : sinf(reduced);

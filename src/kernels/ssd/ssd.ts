@@ -218,7 +218,7 @@ function cuda(backward: boolean): CudaKernel {
   }
 }
 
-function softplus(x: number): number {
+export function softplus(x: number): number {
   return x > 20 ? x : Math.log1p(Math.exp(x))
 }
 
