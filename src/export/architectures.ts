@@ -30,7 +30,7 @@ export interface Architecture {
    * The model section of a run's config.
    * @throws UserError naming a key whose value halfbyte cannot train.
    */
-  model(config: HfConfig): Omit<ModelConfig, 'activations'>
+  model(config: HfConfig): Omit<ModelConfig, 'activations' | 'bf16_blocks'>
 }
 
 /** In the order in which a model is offered to them. */

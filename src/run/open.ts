@@ -98,10 +98,10 @@ export function openRun(
     try {
       const { checkpoint, damaged } = takeCheckpoint(directory)
       const step = checkpoint?.state.step ?? 0
-      if (before?.origin.branch && !checkpoint)
-        throw new UserError(
-          `run directory ${directory} began at step ${before.origin.branch.step} of another run, and has no checkpoint any more`,
-        )
+      const { branch, imported } = before?.origin ?? {}
+      const beginning = branch ? `at step ${branch.step} of another run` : imported && `with the weights of ${imported}`
+      if (beginning && !checkpoint)
+        throw new UserError(`run directory ${directory} began ${beginning}, and has no checkpoint any more`)
       if (step >= config.steps)
         throw new UserError(
           `run directory ${directory} holds a finished run: ${step} of ${config.steps} steps are done`,

@@ -30,6 +30,8 @@ export interface Origin {
   /** Fingerprint of the training and validation text. */
   readonly corpus: string
   readonly branch?: Branch
+  /** Folder of the Hugging Face checkpoint that the weights of step 0 came from. */
+  readonly imported?: string
 }
 
 export interface StoredRun {
@@ -63,12 +65,17 @@ export function readRun(directory: string): StoredRun {
       error instanceof SyntaxError ? `${path} is not JSON` : `${path} cannot be read: ${systemReason(error)}`,
     )
   }
-  const { format, halfbyte, device, corpus, branch, ...config } = (value ?? {}) as { format?: unknown } & Origin
+  const { format, halfbyte, device, corpus, branch, imported, ...config } = (value ?? {}) as {
+    format?: unknown
+  } & Origin
   if (format !== formatVersion)
     throw new UserError(
       `${path}: found format ${JSON.stringify(format) ?? 'missing'}, wanted ${formatVersion}: the run was written by halfbyte ${halfbyte ?? 'of an unknown version'}`,
     )
-  return { config: parseConfig(config, path), origin: { halfbyte, device, corpus, ...(branch && { branch }) } }
+  return {
+    config: parseConfig(config, path),
+    origin: { halfbyte, device, corpus, ...(branch && { branch }), ...(imported && { imported }) },
+  }
 }
 
 export const readConfig = (directory: string): RunConfig => readRun(directory).config

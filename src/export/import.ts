@@ -1,0 +1,141 @@
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { UserError } from '../config/errors.ts'
+import type { RunConfig, RunPreset } from '../config/schema.ts'
+import { parameterSpecs } from '../model/parameters.ts'
+import { type CheckpointTensor, writeCheckpoint } from '../run/checkpoint.ts'
+import { writeDurably } from '../run/files.ts'
+import { names } from '../run/layout.ts'
+import { configText, type Origin } from '../run/read.ts'
+import { sizeOf } from '../tensor/tensor.ts'
+import {
+  type Architecture,
+  architectures,
+  type CheckpointPart,
+  checkpointParts,
+  type HfConfig,
+} from './architectures.ts'
+import { type Progress, writeBeside } from './folder.ts'
+import { type HfTensors, openHfTensors, readHfConfig } from './hf_folder.ts'
+
+/**
+ * A checkpoint of Hugging Face transformers as a run that has made no step: its weights, widened to FP32, are the checkpoint of step 0,
+ * and the moments are zero. Exported again in the dtype that they had they are the same bytes.
+ */
+
+/** @throws UserError listing the architectures that there are */
+function architectureOf(config: HfConfig): Architecture {
+  const named = Array.isArray(config.architectures) ? config.architectures.map(String) : []
+  const found = architectures.find(({ name, modelType }) => named.includes(name) || config.model_type === modelType)
+  if (found) return found
+  const what = named[0] ?? (typeof config.model_type === 'string' ? config.model_type : 'none')
+  throw new UserError(
+    `config.json: architectures: found ${what}, wanted ${architectures.map(({ name }) => name).join(' or ')}`,
+  )
+}
+
+/** What a config.json and the name of its folder say of a run; the user says the rest. */
+export function importedPreset(config: HfConfig, name: string): RunPreset {
+  if (config.quantization_config !== undefined)
+    throw new UserError(
+      'config.json: found quantization_config, wanted a checkpoint in floats, which training goes on from',
+    )
+  const context = config.max_position_embeddings
+  const sequence = typeof context === 'number' ? Math.max(16, Math.min(1024, Math.floor(context / 16) * 16)) : 512
+  return {
+    name: name.replace(/[^\w.-]/g, '-') || 'imported',
+    steps: 1000,
+    recipe: 'nvfp4',
+    model: architectureOf(config).model(config),
+    data: { sequence, batch: 8, micro_batch: 1 },
+    optimizer: { lr: 1e-4 },
+  }
+}
+
+/** Tensors under the hub's names: transformers 5 writes `model.` where the hub has `backbone.`. */
+function tensorNames(tensors: HfTensors, parts: readonly CheckpointPart[]): ReadonlyMap<string, string> {
+  const there = new Set(tensors.names)
+  const names = new Map<string, string>()
+  for (const { name, shape } of parts) {
+    const found = [name, name.replace(/^backbone\./, 'model.')].find(candidate => there.delete(candidate))
+    const wanted = `[${shape.join(', ')}]`
+    if (found === undefined) throw new UserError(`tensor ${name} is missing, wanted ${wanted}`)
+    const stored = `[${tensors.shape(found).join(', ')}]`
+    if (stored !== wanted) throw new UserError(`tensor ${found}: found ${stored}, wanted ${wanted}`)
+    if (!/^(F|BF)/.test(tensors.dtype(found)))
+      throw new UserError(`tensor ${found}: found ${tensors.dtype(found)}, wanted floats`)
+    names.set(name, found)
+  }
+  for (const name of there) throw new UserError(`tensor ${name} is none that the model has`)
+  return names
+}
+
+/** Parameters of the model, each read from the tensors that it is made of. */
+function parameters(config: RunConfig, tensors: HfTensors, architecture: Architecture): CheckpointTensor[] {
+  const parts = checkpointParts(config.model, architecture)
+  const stored = tensorNames(tensors, parts)
+  return parameterSpecs(config.model).all.map(({ name, shape }) => ({
+    name,
+    dtype: 'f32',
+    shape,
+    read(start, into) {
+      const row = sizeOf(shape.slice(1))
+      const end = start + into.length
+      for (const part of parts.filter(({ parameter }) => parameter === name)) {
+        const from = Math.max(start, part.from * row)
+        const to = Math.min(end, part.to * row)
+        const first = part.from * row
+        if (from < to) into.set(tensors.read(stored.get(part.name)!, from - first, to - first), from - start)
+      }
+    },
+  }))
+}
+
+const zeroMoments = (config: RunConfig): CheckpointTensor[] =>
+  ['first', 'second'].flatMap(moment =>
+    parameterSpecs(config.model).all.map(({ name, shape }) => ({
+      name: `${name}.${moment}`,
+      dtype: 'f32' as const,
+      shape,
+      read: (_, into) => into.fill(0),
+    })),
+  )
+
+/** Tells `progress` of every piece of a tensor that is read. */
+function watched(tensors: readonly CheckpointTensor[], progress: Progress): CheckpointTensor[] {
+  const total = tensors.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0)
+  let done = 0
+  return tensors.map(tensor => ({
+    ...tensor,
+    read(start, into) {
+      tensor.read(start, into)
+      progress((done += into.byteLength), total)
+    },
+  }))
+}
+
+/**
+ * Makes `directory` a run of `config` with the weights of `folder`. Training opens it as any unfinished run.
+ * @throws UserError naming the tensor that is missing, mis-shaped or unknown; nothing stays then.
+ */
+export function importRun(
+  folder: string,
+  directory: string,
+  config: RunConfig,
+  origin: Origin,
+  progress: Progress,
+): void {
+  const architecture = architectureOf(readHfConfig(folder))
+  const tensors = openHfTensors(folder)
+  try {
+    const model = parameters(config, tensors, architecture)
+    writeBeside(directory, partial => {
+      mkdirSync(partial)
+      const files = { model: watched(model, progress), optimizer: zeroMoments(config) }
+      writeCheckpoint(partial, files, { step: 0, seed: config.seed, tokens: 0 })
+      writeDurably(join(partial, names.config), [Buffer.from(configText({ config, origin }), 'utf8')])
+    })
+  } finally {
+    tensors.close()
+  }
+}
