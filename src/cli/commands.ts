@@ -49,6 +49,11 @@ export const commands: readonly CommandRow[] = [
     load: async () => (await import('./validate.ts')).register,
   },
   {
+    name: 'generate',
+    summary: 'continue a text fast, from weights in BF16 or in the codes of training',
+    load: async () => (await import('./generate.ts')).register,
+  },
+  {
     name: 'plot',
     summary: 'loss curves of one run or several, as an SVG picture',
     load: async () => (await import('./plot.ts')).register,

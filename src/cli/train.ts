@@ -18,9 +18,10 @@ import { describeRun, dryRunText, formatCounts } from './dry_run.ts'
 import { createDisplay } from './live.ts'
 import { packageVersion } from './main.ts'
 import { Profile } from './profile.ts'
-import { printable, sampleText } from './sample.ts'
+import { sampleText } from './sample.ts'
 import { createTrainer, openConfigured, toStderr } from './session.ts'
 import { stopOnSignals } from './signals.ts'
+import { printable } from './text.ts'
 import { lossSentence } from './validate.ts'
 
 function announce(run: Run, trainer: Trainer): void {
@@ -115,8 +116,9 @@ export async function trainInTerminal(
     length: 200,
     temperature: 0.8,
     topK: 40,
+    topP: 1,
     seed: config.seed,
-    window: config.data.sequence,
+    capacity: config.data.sequence,
   })
   process.stdout.write(`
 validation loss: ${lossSentence(outcome.validation!)}

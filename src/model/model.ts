@@ -4,14 +4,14 @@ import { embedding } from '../ops/embedding.ts'
 import { headLoss, logits } from '../ops/head_loss.ts'
 import { gemms, Linear, type LinearState, roles, streamOf, type Watched } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
-import { Tape, type Var } from '../ops/tape.ts'
+import { Tape, Var } from '../ops/tape.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import { phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
 import { checkShape, outputMultiple } from '../recipes/shapes.ts'
 import type { Backend } from '../tensor/backend.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
-import type { BlockContext } from './blocks/block.ts'
+import type { BlockContext, BlockMemory } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
 import type { LinearShape, ModelConfig } from './config.ts'
 import { type BlockSpec, linearShapes, Parameters, parameterSpecs } from './parameters.ts'
@@ -216,6 +216,20 @@ export class Model {
     })
   }
 
+  /**
+   * Scores of the token after the last of `tokens` i32[rows], f32[vocab], where the rows continue the sequence that `memory`, one for each
+   * block, remembers; it is brought up to date.
+   * @param recipe as in `logits`.
+   */
+  next(tokens: Tensor, memory: readonly BlockMemory[], recipe: Recipe): Float32Array {
+    return this.#without(recipe, () => {
+      const rows = tokens.shape[0]!
+      const h = this.#hidden(tokens, tokens, rows, memory).value
+      const last = new Var(h.part((rows - 1) * this.config.hidden, [1, this.config.hidden]))
+      return logits(this.tape, last, this.parameters.named('lm_head.weight'), this.#roundHead(recipe)).value.floats()
+    })
+  }
+
   /** Runs `body` in a scope that records nothing, under another recipe. */
   #without<T>(recipe: Recipe, body: () => T): T {
     this.tape.recording = false
@@ -233,14 +247,15 @@ export class Model {
   }
 
   /** The stream after the final norm, [rows, hidden]. */
-  #hidden(tokens: Tensor, starts: Tensor, sequence: number): Var {
+  #hidden(tokens: Tensor, starts: Tensor, sequence: number, memory?: readonly BlockMemory[]): Var {
     const { tape, parameters, config } = this
     let h = embedding(tape, tokens, parameters.named('backbone.embeddings.weight'))
-    for (const { spec, parameter, linear } of this.#blocks) {
+    for (const [i, { spec, parameter, linear }] of this.#blocks.entries()) {
       const before = h
+      const context = { config, parameter, linear, sequence, starts, memory: memory?.[i] }
       h = tape.scope(() => {
         const normed = rmsNorm(tape, before, parameter('norm.weight'), config.eps)
-        const mixed = blockKinds[spec.kind]!.forward(tape, normed, { config, parameter, linear, sequence, starts })
+        const mixed = blockKinds[spec.kind]!.forward(tape, normed, context)
         return add(tape, before, mixed)
       })
     }

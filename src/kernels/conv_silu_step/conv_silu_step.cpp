@@ -16,7 +16,7 @@ template <class Act> static void conv_silu_step(const conv_silu_step_args<Act>& 
           u = multiply_add(weight[j], seen, u);
           if (j > 0) store(a.window + (j - 1) * a.channels + c, seen);
         }
-        store(a.window + (a.kept - 1) * a.channels + c, own);
+        if (a.kept > 0) store(a.window + (a.kept - 1) * a.channels + c, own);
         store(y + c, u / (1.0f + fast_exp(-u)));
       }
     }

@@ -13,7 +13,7 @@ template <class Act> __device__ void conv_silu_step_channels(const conv_silu_ste
       u = fmaf(weight[j], seen, u);
       if (j > 0) store(a.window + (j - 1) * a.channels + c, seen);
     }
-    store(a.window + (a.kept - 1) * a.channels + c, own);
+    if (a.kept > 0) store(a.window + (a.kept - 1) * a.channels + c, own);
     store(a.y + r * a.channels + c, u / (1.0f + expf(-u)));
   }
 }

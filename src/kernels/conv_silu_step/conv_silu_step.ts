@@ -28,7 +28,7 @@ export const convSiluStep = defineKernel({
           u += weight[c * taps! + j]! * seen
           if (j > 0) window[(j - 1) * channels! + c] = seen
         }
-        window[(kept! - 1) * channels! + c] = x
+        if (kept! > 0) window[(kept! - 1) * channels! + c] = x
         y[r * channels! + c] = u / (1 + Math.exp(-u))
       }
   },
@@ -37,6 +37,7 @@ export const convSiluStep = defineKernel({
     { dims: { rows: 9, channels: 133, width: 190, taps: 4, kept: 3 }, scalars: { offset: 20 } },
     { dims: { rows: 2, channels: 300, width: 320, taps: 4, kept: 3 }, scalars: { offset: 16 } },
     { dims: { rows: 5, channels: 16, width: 16, taps: 2, kept: 1 }, scalars: { offset: 0 } },
+    { dims: { rows: 2, channels: 20, width: 21, taps: 1, kept: 0 }, scalars: { offset: 1 } },
     { dims: { rows: 3, channels: 20, width: 21, taps: 7, kept: 6 }, scalars: { offset: 1 } },
     { dims: { rows: 1, channels: 4096, width: 8448, taps: 4, kept: 3 }, scalars: { offset: 4096 }, bench: true },
   ],

@@ -1,6 +1,7 @@
 import { attention as attend } from '../../ops/attention.ts'
 import { linear } from '../../ops/linear.ts'
 import { rope } from '../../ops/rope.ts'
+import { attentionStep } from '../../ops/steps.ts'
 import { normal } from '../initialise.ts'
 import { type BlockKind, residualDeviation } from './block.ts'
 
@@ -26,12 +27,18 @@ export const attention: BlockKind = {
       linear: true,
     },
   ],
-  forward(tape, x, { config, linear: layer, sequence, starts }) {
+  forward(tape, x, { config, linear: layer, sequence, starts, memory }) {
     const sizes = { heads: config.heads, kvHeads: config.kv_heads, headDim: config.head_dim, sequence }
     let qkv = linear(tape, layer('mixer.qkv_proj'), x)
-    if (config.rope !== false) qkv = rope(tape, qkv, { ...sizes, base: config.rope })
-    return linear(tape, layer('mixer.o_proj'), attend(tape, qkv, { ...sizes, starts }))
+    if (config.rope !== false) qkv = rope(tape, qkv, { ...sizes, base: config.rope, first: memory?.position })
+    const mixed = memory
+      ? attentionStep(tape, qkv, memory.tensors.cache!, memory.position, sizes)
+      : attend(tape, qkv, { ...sizes, starts })
+    return linear(tape, layer('mixer.o_proj'), mixed)
   },
+  remembers: (config, capacity) => ({
+    cache: { dtype: config.activations, shape: [capacity, 2 * config.kv_heads, config.head_dim] },
+  }),
   // q·k and p·v over the half of the square that is causal
   flops: (config, sequence) => 2 * config.heads * config.head_dim * sequence,
   saved: config => (2 * config.heads + 2 * config.kv_heads) * config.head_dim,

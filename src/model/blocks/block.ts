@@ -1,5 +1,6 @@
 import type { Linear } from '../../ops/linear.ts'
 import type { Parameter, Tape, Var } from '../../ops/tape.ts'
+import type { DType } from '../../tensor/dtype.ts'
 import type { Tensor } from '../../tensor/tensor.ts'
 import type { ModelConfig } from '../config.ts'
 import type { Initialiser } from '../initialise.ts'
@@ -28,8 +29,18 @@ export interface BlockContext {
   linear(name: string): Linear
   /** Tokens in a sequence; rows of activations are whole sequences one after another. */
   readonly sequence: number
-  /** i32[rows]: the first position of its sequence that each row may see. */
+  /** i32[rows]: the first position of its sequence that each row may see; not read where there is `memory`. */
   readonly starts: Tensor
+  /** Of the tokens before, where rows continue one sequence; absent where they are whole sequences. */
+  readonly memory?: BlockMemory | undefined
+}
+
+/** What a block keeps of the tokens that it has seen. */
+export interface BlockMemory {
+  /** i32[1]: position of the first row in the sequence. */
+  readonly position: Tensor
+  /** By the names of `remembers`. */
+  readonly tensors: Readonly<Record<string, Tensor>>
 }
 
 /** A kind of block: one mixer, `h + mixer(norm(h))`. */
@@ -39,6 +50,11 @@ export interface BlockKind {
   parameters(config: ModelConfig): ParameterSpec[]
   /** From the normalised stream [rows, hidden] to what is added to it. */
   forward(tape: Tape, x: Var, context: BlockContext): Var
+  /** What it keeps of the tokens before where a sequence is continued, at most `capacity` tokens back; absent: nothing. */
+  remembers?(
+    config: ModelConfig,
+    capacity: number,
+  ): Readonly<Record<string, { dtype: DType; shape: readonly number[] }>>
   /** Floating-point operations of a token's forward pass besides linear layers. */
   flops(config: ModelConfig, sequence: number): number
   /** Activations that a token keeps for the backward pass besides inputs of linear layers: elements of the dtype of activations. */

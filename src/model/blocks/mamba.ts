@@ -2,6 +2,7 @@ import { convSilu } from '../../ops/conv_silu.ts'
 import { gatedNorm } from '../../ops/gated_norm.ts'
 import { linear } from '../../ops/linear.ts'
 import { ssd } from '../../ops/ssd.ts'
+import { convSiluStep, ssdStep } from '../../ops/steps.ts'
 import { mambaSizes } from '../config.ts'
 import { logDecay, normal, ones, timeStepBias, uniform } from '../initialise.ts'
 import { type BlockKind, residualDeviation } from './block.ts'
@@ -45,30 +46,36 @@ export const mamba: BlockKind = {
       },
     ]
   },
-  forward(tape, x, { config, linear: layer, parameter, sequence, starts }) {
+  forward(tape, x, { config, linear: layer, parameter, sequence, starts, memory }) {
     const { inner, conv } = mambaSizes(config)
     const projection = linear(tape, layer('mixer.in_proj'), x)
-    const xbc = convSilu(tape, projection, parameter('mixer.conv1d.weight'), parameter('mixer.conv1d.bias'), {
-      offset: inner,
-      sequence,
-      starts,
-    })
-    const y = ssd(tape, xbc, projection, parameter('mixer.dt_bias'), parameter('mixer.A_log'), parameter('mixer.D'), {
-      offset: inner + conv,
-      heads: config.mamba_heads,
-      headDim: config.mamba_head_dim,
-      groups: config.groups,
-      state: config.state,
-      chunk: config.chunk,
-      sequence,
-      starts,
-    })
+    const taps = [parameter('mixer.conv1d.weight'), parameter('mixer.conv1d.bias')] as const
+    const xbc = memory
+      ? convSiluStep(tape, projection, ...taps, memory.tensors.window!, inner)
+      : convSilu(tape, projection, ...taps, { offset: inner, sequence, starts })
+    const recurrence = [parameter('mixer.dt_bias'), parameter('mixer.A_log'), parameter('mixer.D')] as const
+    const sizes = { offset: inner + conv, groups: config.groups }
+    const y = memory
+      ? ssdStep(tape, xbc, projection, ...recurrence, memory.tensors.states!, sizes)
+      : ssd(tape, xbc, projection, ...recurrence, {
+          ...sizes,
+          heads: config.mamba_heads,
+          headDim: config.mamba_head_dim,
+          state: config.state,
+          chunk: config.chunk,
+          sequence,
+          starts,
+        })
     const normed = gatedNorm(tape, y, projection, parameter('mixer.norm.weight'), {
       groups: config.groups,
       eps: config.eps,
     })
     return linear(tape, layer('mixer.out_proj'), normed)
   },
+  remembers: config => ({
+    window: { dtype: config.activations, shape: [config.conv - 1, mambaSizes(config).conv] },
+    states: { dtype: 'f32', shape: [config.mamba_heads, config.mamba_head_dim, config.state] },
+  }),
   flops(config, sequence) {
     const { inner, conv } = mambaSizes(config)
     const chunk = Math.min(config.chunk, sequence)
