@@ -1,3 +1,5 @@
+import { space } from './pattern.ts'
+
 /** Tokens that stand for a text of their own and are found before words are: `<|endoftext|>`. */
 export interface AddedToken {
   readonly id: number
@@ -17,10 +19,11 @@ export type AddedTokenSplit = (text: string, plain: (text: string) => void, toke
 
 const literally = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
 
-const wordBefore = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]$/u
-const wordAfter = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]/u
-const spaceBefore = /\s*$/u
-const spaceAfter = /^\s*/u
+const word = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}'
+const wordBefore = new RegExp(`[${word}]$`, 'u')
+const wordAfter = new RegExp(`^[${word}]`, 'u')
+const spaceBefore = new RegExp(`[${space}]*$`, 'u')
+const spaceAfter = new RegExp(`^[${space}]*`, 'u')
 
 /** Finds the leftmost of the tokens, of several there the longest. */
 export function splitAddedTokens(tokens: readonly AddedToken[]): AddedTokenSplit {
@@ -34,7 +37,7 @@ export function splitAddedTokens(tokens: readonly AddedToken[]): AddedTokenSplit
       const { id, single_word, lstrip, rstrip } = byContent.get(content)!
       let [from, to] = [index, index + content.length]
       if (single_word && (wordBefore.test(text.slice(0, from)) || wordAfter.test(text.slice(to)))) continue
-      if (lstrip) from = Math.max(done, from - spaceBefore.exec(text.slice(0, from))![0].length)
+      if (lstrip) from = Math.max(done, from - spaceBefore.exec(text.slice(done, from))![0].length)
       if (rstrip) to += spaceAfter.exec(text.slice(to))![0].length
       if (from > done) plain(text.slice(done, from))
       found(id)

@@ -6,7 +6,8 @@ import { CorpusError } from './errors.ts'
  * understood is an error, never taken for something else. Characters that Unicode has added since Oniguruma's tables were made may fall into another class.
  */
 
-const space = '\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000'
+/** White space as Unicode defines it, as the content of a class of a `u` expression. */
+export const space = '\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000'
 const notSpace =
   '\\0-\\x08\\x0e-\\x1f!-\\x84\\x86-\\x9f\\xa1-\\u167f\\u1681-\\u1fff\\u200b-\\u2027\\u202a-\\u202e\\u2030-\\u205e\\u2060-\\u2fff\\u3001-\\u{10ffff}'
 const word = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}'

@@ -62,7 +62,7 @@ const splitBy =
   }
 
 /** The words that a pattern cuts, without an object for each: where one match ends the next is tried, and only a gap is searched. */
-function wordsBy(pattern: RegExp): Words {
+export function wordsBy(pattern: RegExp): Words {
   const sticky = new RegExp(pattern.source, 'yu')
   /** Where a match that is not empty begins at or after `from`. */
   const nextMatch = (text: string, from: number): number => {

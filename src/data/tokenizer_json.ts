@@ -160,12 +160,12 @@ function openModel(
       throw new CorpusError(`merge ${rank} (${left} ${right}) has a part or a result that is no token`)
     table.add(a, b, rank, merged)
   }
-  for (const { id, content } of added) {
-    place(id, content, Buffer.from(content, 'utf8'))
+  const normalize = openNormalizer(normalizer)
+  for (const { id, content, normalized } of added) {
+    place(id, content, Buffer.from(normalized && normalize ? normalize(content) : content, 'utf8'))
     ids.set(content, id)
   }
   const special = added.filter(token => token.special).map(({ content }) => content)
-  const normalize = openNormalizer(normalizer)
   return bytePairTokenizer({
     name,
     pieces,

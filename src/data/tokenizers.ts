@@ -1,9 +1,12 @@
 import { CorpusError } from './errors.ts'
+import { openTiktoken } from './tiktoken.ts'
 import { type Tokenizer, tokenizers } from './tokenizer.ts'
 import { openTokenizerJson } from './tokenizer_json.ts'
 
 /** What a config's `data.tokenizer` may say, for messages. */
-export const tokenizerForms = `${Object.keys(tokenizers).join(', ')}, or the path of a tokenizer.json`
+export const tokenizerForms = `${Object.keys(tokenizers).join(', ')}, the path of a tokenizer.json, or tiktoken: and the path of a rank file`
+
+const tiktoken = 'tiktoken:'
 
 /** How a spec that names a file is opened: the row whose `is` holds. `token` is what follows a #. */
 const kinds: readonly {
@@ -13,6 +16,10 @@ const kinds: readonly {
   {
     is: path => path.endsWith('.json'),
     open: openTokenizerJson,
+  },
+  {
+    is: path => path.startsWith(tiktoken) && path.length > tiktoken.length,
+    open: (name, path, encoding) => openTiktoken(name, path.slice(tiktoken.length), encoding),
   },
 ]
 
@@ -30,7 +37,8 @@ export const isTokenizerSpec = (spec: string): boolean =>
 const opened = new Map<string, Tokenizer>()
 
 /**
- * The tokenizer that `data.tokenizer` names: `bytes`, or the path of a `tokenizer.json`, with `#TOKEN` for the token that stands between documents where the file does not say. A file is read once.
+ * The tokenizer that `data.tokenizer` names: `bytes`; the path of a `tokenizer.json`, with `#TOKEN` for the token that stands between documents
+ * where the file does not say; or `tiktoken:` and the path of a rank file, with `#ENCODING` where its size does not tell. A file is read once.
  * @throws CorpusError saying what cannot be read or understood.
  */
 export function openTokenizer(spec: string): Tokenizer {
