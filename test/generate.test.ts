@@ -1,15 +1,19 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { openBackend } from '../src/backends/open.ts'
+import { printable } from '../src/cli/text.ts'
+import { roundBf16 } from '../src/formats/bf16.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { Decoder } from '../src/model/decoder.ts'
 import { drawToken, generate } from '../src/model/generate.ts'
 import { Model } from '../src/model/model.ts'
+import { useWeights } from '../src/model/weights.ts'
 import { findRecipe } from '../src/recipes/recipes.ts'
 import type { Backend } from '../src/tensor/backend.ts'
+import { runCli } from './cli.ts'
 import { makeBatch } from './models.ts'
-import { smallConfig } from './training.ts'
+import { configFile, smallConfig, testFolder } from './training.ts'
 
 /** Scores of every token: those of one forward pass over the sequence, and those of a decoder that reads it piece by piece. */
 
@@ -70,6 +74,58 @@ for (const name of ['reference', 'cpu'])
         }
       })
   })
+
+describe('weights of a deployed model', () => {
+  it('are the codes of training where it has them, and BF16 elsewhere', async () => {
+    const backend = await openBackend('cpu', kernels, { threads: 1 })
+    try {
+      const [model, other, master] = [0, 1, 2].map(() => makeModel(backend, 'M-*M')) as [Model, Model, Model]
+      assert.equal(useWeights(model, 'codes'), 6)
+      assert.equal(useWeights(other, 'bf16'), 0)
+      for (const [i, linear] of model.linears.entries()) {
+        const [values, halves] = [linear.weight, other.linears[i]!.weight].map(({ value }) => value.floats())
+        const first = master.linears[i]!
+        const exact = first.weight.value.floats()
+        assert.deepEqual(halves, exact.map(roundBf16), linear.name)
+        if (i === 6 || i === 7) assert.deepEqual(values, halves, linear.name)
+        else
+          master.tape.scope(() => {
+            const expected = first.forwardValues(master.tape).floats().subarray(0, values!.length)
+            assert.deepEqual(values, expected, linear.name)
+            assert.notDeepEqual(values, halves, linear.name)
+          })
+      }
+    } finally {
+      backend.close()
+    }
+  })
+})
+
+describe('halfbyte generate', () => {
+  it('prints a text and how fast, the same for a seed, from codes as well', () => {
+    const folder = testFolder()
+    const run = (...args: string[]) => runCli(args, { cwd: folder })
+    assert.equal(run('train', configFile(folder, 'steps=4'), '--run', 'r').status, 0)
+    const args = ['generate', 'r', '--prompt', 'the ', '--length', '30', '--seed', '3']
+    const [first, second] = [run(...args), run(...args, '--json')]
+    assert.equal(first.status, 0, first.stderr)
+    const result = JSON.parse(second.stdout)
+    assert.equal(first.stdout, `the ${printable(result.text)}\n`)
+    assert.match(first.stderr, /^30 tokens: the first after \d\.\d\d s, then \d+\.\d tokens\/s; weights bf16$/m)
+    assert.ok(result.tokens_per_second > 0)
+    const codes = JSON.parse(run(...args, '--weights', 'codes', '--json').stdout)
+    assert.ok(codes.coded_linears > 0)
+    for (const [extra, sentence] of [
+      [['--top-p', '2'], '--top-p: found 2, wanted a number, 0 to 1'],
+      [['--weights', 'fp5'], 'fp5'],
+      [['--context', '0'], 'found 0'],
+    ] as const) {
+      const { status, stderr } = run(...args, ...extra)
+      assert.equal(status, 2)
+      assert.ok(stderr.includes(sentence), stderr)
+    }
+  })
+})
 
 describe('generation', () => {
   it('goes on beyond what attention may look back on, and repeats itself for a seed', async () => {
