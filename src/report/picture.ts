@@ -1,0 +1,57 @@
+import type { PlotOptions } from '@observablehq/plot'
+import { colours, type Drawing, draw } from './drawing.ts'
+
+/** Pictures of the page: each drawn for three widths, of which the style sheet shows the one that fits, so that text keeps its size. */
+
+/** Pixels, for pages above 1000, above 660, and below: across the page, or two beside one another where there is room. */
+const widths = {
+  full: { wide: 940, middle: 620, narrow: 328 },
+  half: { wide: 454, middle: 620, narrow: 328 },
+} as const
+
+export interface Picture {
+  /** What a screen reader says. */
+  readonly label: string
+  readonly render: (width: number) => Drawing
+}
+
+/** Custom property of a recipe's colour: 0 is the baseline; from the seventh other recipe on colours come back, dashed. */
+export const inkOf = (index: number): string =>
+  index === 0 ? 'var(--series-0)' : `var(--series-${((index - 1) % colours.length) + 1})`
+
+export const dashOf = (index: number): { strokeDasharray?: string } =>
+  index > colours.length ? { strokeDasharray: '6 3' } : {}
+
+/** The common frame: margins, type, no background. */
+export const paint = (width: number, height: number, options: PlotOptions): Drawing =>
+  draw({
+    width,
+    height,
+    marginTop: 26,
+    marginRight: 10,
+    marginBottom: 40,
+    className: 'plot',
+    style: { fontSize: '12px', color: 'var(--ink)', background: 'none' },
+    ...options,
+  })
+
+/** The picture at every width. `data-x` and `data-y` hold domain and range of the axes, for the page's script. */
+export function renderPicture({ label, render }: Picture, span: keyof typeof widths): string {
+  return Object.entries(widths[span])
+    .map(([name, width]) => {
+      const drawing = render(width)
+      const { root } = drawing
+      // The page has the one rule that Plot puts into each picture.
+      root.querySelector('style')?.remove()
+      root.setAttribute('class', `plot ${name}`)
+      root.setAttribute('role', 'img')
+      root.setAttribute('aria-label', label)
+      root.setAttribute('font-family', 'inherit')
+      for (const axis of ['x', 'y'] as const) {
+        const { domain, range } = drawing.scale(axis)
+        root.setAttribute(`data-${axis}`, JSON.stringify([...domain, ...range]))
+      }
+      return root.outerHTML
+    })
+    .join('')
+}
