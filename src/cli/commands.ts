@@ -39,6 +39,11 @@ export const commands: readonly CommandRow[] = [
     load: async () => (await import('./ablate.ts')).register,
   },
   {
+    name: 'report',
+    summary: 'a page of a comparison or run, in one file to send to someone',
+    load: async () => (await import('./report.ts')).register,
+  },
+  {
     name: 'sample',
     summary: 'continue a text with the model of a run',
     load: async () => (await import('./sample.ts')).register,
