@@ -58,22 +58,70 @@ API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
   return *address = (uint64_t)(uintptr_t)aligned_alloc(512, (bytes + 511) / 512 * 512), 0;
 }
 API int cuMemFree_v2(uint64_t address) { return free((void*)(uintptr_t)address), 0; }
+API int cuMemHostAlloc(void** address, size_t bytes, unsigned flags) { return *address = aligned_alloc(512, (bytes + 511) / 512 * 512), 0; }
+API int cuMemFreeHost(void* address) { return free(address), 0; }
+
+// A graph is what was asked for between the begin and the end of a capture; nothing happens before it is launched.
+typedef struct {
+  enum { COPY, SET, LAUNCH, MULTIPLY } kind;
+  uint64_t to, from;
+  size_t bytes;
+  unsigned char value;
+  char line[512];
+  void* product[9];
+} Node;
+typedef struct {
+  int count;
+  Node nodes[4096];
+} Graph;
+static Graph* capture;
+
+static int multiply(void* const* product);
+static int perform(const Node* node) {
+  if (node->kind == COPY) memmove((void*)(uintptr_t)node->to, (const void*)(uintptr_t)node->from, node->bytes);
+  else if (node->kind == SET) memset((void*)(uintptr_t)node->to, node->value, node->bytes);
+  else if (node->kind == LAUNCH) note(node->line);
+  else return multiply(node->product);
+  return 0;
+}
+static int act(Node node) {
+  if (!capture) return perform(&node);
+  if (capture->count == 4096) return 1;
+  return capture->nodes[capture->count++] = node, 0;
+}
+// The driver refuses what would wait while it captures.
+static int busy(void) { return capture ? 900 : 0; }
+
+API int cuStreamBeginCapture_v2(void* stream, int mode) { return capture = calloc(1, sizeof(Graph)), note("capture"), failure("cuStreamBeginCapture"); }
+API int cuStreamEndCapture(void* stream, Graph** graph) { return *graph = capture, capture = NULL, note("captured"), failure("cuStreamEndCapture"); }
+API int cuGraphInstantiateWithFlags(Graph** executable, const Graph* graph, uint64_t flags) {
+  *executable = malloc(sizeof(Graph));
+  return memcpy(*executable, graph, sizeof(Graph)), failure("cuGraphInstantiate");
+}
+API int cuGraphDestroy(Graph* graph) { return free(graph), 0; }
+API int cuGraphExecDestroy(Graph* executable) { return free(executable), note("graph forgotten"), 0; }
+API int cuGraphLaunch(const Graph* graph, void* stream) {
+  note("graph");
+  for (int i = 0; i < graph->count; i++) perform(&graph->nodes[i]);
+  return failure("cuGraphLaunch");
+}
+
 API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
-  return memcpy((void*)(uintptr_t)to, from, bytes), 0;
+  return busy() ? busy() : act((Node){.kind = COPY, .to = to, .from = (uint64_t)(uintptr_t)from, .bytes = bytes});
 }
 API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
-  return memcpy(to, (const void*)(uintptr_t)from, bytes), 0;
+  return busy() ? busy() : act((Node){.kind = COPY, .to = (uint64_t)(uintptr_t)to, .from = from, .bytes = bytes});
 }
 API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
-  return memcpy((void*)(uintptr_t)to, (const void*)(uintptr_t)from, bytes), 0;
+  return act((Node){.kind = COPY, .to = to, .from = from, .bytes = bytes});
 }
 API int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* stream) {
-  return memset((void*)(uintptr_t)to, value, bytes), 0;
+  return act((Node){.kind = SET, .to = to, .bytes = bytes, .value = value});
 }
 API int cuEventCreate(void** event, unsigned flags) { return *event = (void*)9, 0; }
 API int cuEventDestroy_v2(void* event) { return 0; }
 API int cuEventRecord(void* event, void* stream) { return 0; }
-API int cuEventSynchronize(void* event) { return 0; }
+API int cuEventSynchronize(void* event) { return failure("cuEventSynchronize"); }
 API int cuEventElapsedTime(float* milliseconds, void* start, void* end) { return *milliseconds = 1.5f, 0; }
 API int cuModuleLoadData(void** module, const void* image) { return *module = (void*)image, 0; }
 API int cuModuleUnload(void* module) { return 0; }
@@ -88,11 +136,11 @@ API int cuFuncSetAttribute(const char* function, int attribute, int value) {
 }
 API int cuLaunchKernel(const char* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                        void* stream, void** parameters, void** extra) {
-  char line[512];
+  Node node = {.kind = LAUNCH};
   const uint64_t* slots = parameters[0];
-  snprintf(line, sizeof line, "launch %s %u,%u,%u %u,%u,%u %u slots %llx %llx workspace %d", function, gx, gy, gz, bx, by, bz, shared,
+  snprintf(node.line, sizeof node.line, "launch %s %u,%u,%u %u,%u,%u %u slots %llx %llx workspace %d", function, gx, gy, gz, bx, by, bz, shared,
            (unsigned long long)slots[0], (unsigned long long)slots[1], *(void**)parameters[1] != NULL);
-  return note(line), failure("cuLaunchKernel");
+  return act(node), failure("cuLaunchKernel");
 }
 
 API int nvrtcVersion(int* major, int* minor) {
@@ -172,9 +220,12 @@ static void put(void* data, int type, int64_t at, float value) {
   if (type == 0) ((float*)data)[at] = value;
   else ((uint16_t*)data)[at] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-API int cublasLtMatmul(void* handle, Descriptor* descriptor, const float* alpha, const void* a, Layout* la, const void* b, Layout* lb,
-                       const float* beta, const void* c, Layout* lc, void* d, Layout* ld, const void* algorithm, void* workspace,
-                       size_t bytes, void* stream) {
+static int multiply(void* const* product) {
+  const Descriptor* descriptor = product[0];
+  const float *alpha = product[1], *beta = product[6];
+  const void *a = product[2], *b = product[4];
+  const Layout *la = product[3], *lb = product[5], *lc = product[8];
+  void* c = product[7];
   const int ta = descriptor->attributes[3], tb = descriptor->attributes[4];
   const uint64_t depth = ta ? la->rows : la->cols;
   for (int p = 0; p < lc->batch; p++)
@@ -185,7 +236,15 @@ API int cublasLtMatmul(void* handle, Descriptor* descriptor, const float* alpha,
           sum += get(a, la->type, p * la->stride + (int64_t)(ta ? i + row * la->pitch : row + i * la->pitch)) *
                  get(b, lb->type, p * lb->stride + (int64_t)(tb ? col + i * lb->pitch : i + col * lb->pitch));
         const int64_t at = p * lc->stride + (int64_t)(row + col * lc->pitch);
-        put(d, lc->type, at, *alpha * sum + (*beta == 0 ? 0 : *beta * get(c, lc->type, at)));
+        put(c, lc->type, at, *alpha * sum + (*beta == 0 ? 0 : *beta * get(c, lc->type, at)));
       }
-  return failure("cublasLtMatmul");
+  return 0;
+}
+API int cublasLtMatmul(void* handle, Descriptor* descriptor, float* alpha, void* a, Layout* la, void* b, Layout* lb, float* beta, void* c,
+                       Layout* lc, void* d, Layout* ld, const void* algorithm, void* workspace, size_t bytes, void* stream) {
+  const int code = act((Node){.kind = MULTIPLY, .product = {descriptor, alpha, a, la, b, lb, beta, d, lc}});
+  return code ? code : failure("cublasLtMatmul");
+}
+API int cublasLtMatmulAlgoConfigGetAttribute(const void* algorithm, int attribute, int* value, size_t bytes, size_t* written) {
+  return *value = number("FAKE_CUDA_ALGORITHM", 60) + attribute, *written = 4, 0;
 }

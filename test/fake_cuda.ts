@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
@@ -27,7 +27,7 @@ export class FakeCuda {
       { encoding: 'utf8' },
     )
     if (status !== 0) throw new Error(stderr)
-    for (const name of ['libnvrtc.so.13', 'libcublasLt.so.13']) copyFileSync(driver, join(this.libraries, name))
+    for (const name of ['libnvrtc.so.13', 'libcublasLt.so.13']) symlinkSync(driver, join(this.libraries, name))
   }
 
   /** Runs `body` with the libraries told what `settings` say: versions, a function that fails. */

@@ -18,6 +18,8 @@ export interface BackendOptions {
   level?: string
   /** A folder with NVIDIA's libraries for the cuda backend, searched before the usual places. */
   libraries?: string
+  /** Whether the cuda backend records steps and replays them, which changes no number; default: it does. */
+  graphs?: boolean
   /** Receives progress lines, such as that kernels are being built; default: nothing. */
   report?: (message: string) => void
 }
@@ -40,7 +42,8 @@ export const backends: Readonly<Record<string, Opener>> = {
     const library = await buildNative(kernels, join(root, 'src', 'kernels'), root, chosen, report)
     return cpuBackend(library, chosen.name, threads)
   },
-  cuda: (kernels, { libraries, report = () => {} }) => openCuda(kernels, packageRoot(), { libraries, report }),
+  cuda: (kernels, { libraries, graphs, report = () => {} }) =>
+    openCuda(kernels, packageRoot(), { libraries, graphs, report }),
 }
 
 /** @throws UnavailableError naming what is missing: an unknown backend, no compiler, an instruction level this processor lacks. */

@@ -84,6 +84,7 @@ export async function trainInTerminal(
       run,
       trainer,
       {
+        until,
         step: progress => {
           display.update(progress)
           profile?.step(trainer.tokensPerStep / progress.tokensPerSecond)

@@ -134,6 +134,11 @@ export class Model {
     this.beginStep(0)
   }
 
+  /** The first step of the phase that the recipe is in. */
+  get phase(): number {
+    return this.phases.findLast(start => start <= this.#step)!
+  }
+
   /** Steps before `step` are done: addresses its random decisions and applies the recipe's phase. */
   beginStep(step: number): void {
     const { seed } = this.#options

@@ -1,5 +1,6 @@
 import type { Activation, TypedArray } from './dtype.ts'
 import type { Args, Bindings, Dims, Kernel } from './kernel.ts'
+import type { Routes } from './routes.ts'
 import type { Tensor } from './tensor.ts'
 
 /** A block of a backend's memory; `address` is 0 where memory has no address (the reference backend). */
@@ -28,10 +29,22 @@ export interface Backend {
   write(memory: Memory, offset: number, data: TypedArray): void
   /** Waits for pending work, then copies. */
   read(memory: Memory, offset: number, into: TypedArray): void
+  /**
+   * Begins to copy what pending work leaves there; the function that it returns waits for the copy and fills `into`. Absent where kernels are
+   * done when `run` returns.
+   */
+  readLater?(memory: Memory, offset: number, into: TypedArray): () => void
   zero(memory: Memory, offset: number, bytes: number): void
   copy(from: Memory, fromOffset: number, to: Memory, toOffset: number, bytes: number): void
   /** Throws before anything runs if the bindings do not fit the contract or the kernel is missing here. */
   run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>): void
+  /**
+   * Runs `body`, or replays what it did under this key: from call to call it makes the same calls of `run`, `zero` and `copy` and nothing else
+   * of the backend, and leaves no other trace. Values that change are written to the memory that it reads before. Absent where nothing would be won.
+   */
+  capture?(key: string, body: () => void): void
+  /** What served the products since this was last asked; absent where there is one way only. */
+  takeRoutes?(): Routes
   /** Set to watch; kernels are then waited for one by one. */
   profiler?: Profiler | undefined
   /** Frees all memory. Nothing may be run or read afterwards. */

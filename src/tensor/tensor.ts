@@ -58,6 +58,20 @@ export class Tensor {
     return data
   }
 
+  /** Begins to copy the raw elements out as pending computation leaves them; the function that it returns waits for them. */
+  readLater(): () => TypedArray {
+    if (!this.backend.readLater) {
+      const data = this.read()
+      return () => data
+    }
+    const data = new dtypes[this.dtype].array(this.size)
+    const wait = this.backend.readLater(this.memory, this.offset, data)
+    return () => {
+      wait()
+      return data
+    }
+  }
+
   /** `read` of an f32 tensor. */
   floats(): Float32Array {
     if (this.dtype !== 'f32') throw new TypeError(`${this.toString()} is not f32`)

@@ -6,13 +6,23 @@ import type { Run } from '../run/run.ts'
 import { diagnose, type Problem, parameterPlace, validationProblem, weightProblem } from './guards.ts'
 import { isSampled } from './numerics.ts'
 import { SpikeDetector } from './spikes.ts'
-import type { Trainer, ValidationResult } from './trainer.ts'
+import type { StepResult, Trainer, ValidationResult } from './trainer.ts'
 
 /** What a run shows of itself while it goes; all optional. */
 export interface Observer {
   step?(progress: { step: number; loss: number; tokensPerSecond: number; lr: number; gradNorm: number }): void
   validation?(step: number, result: ValidationResult): void
   event?(step: number, text: string): void
+  /** A step at which the observer may ask to stop: its result is waited for before the next begins. */
+  readonly until?: number
+}
+
+/** A step that was begun and whose result has not been asked for. */
+interface Begun {
+  /** Counted from 1. */
+  readonly step: number
+  readonly started: number
+  readonly result: () => StepResult
 }
 
 export interface Outcome {
@@ -29,7 +39,8 @@ export interface Outcome {
 
 /**
  * Trains from the run's last checkpoint to its last step, or until `stop` is aborted: then saves and returns.
- * Gives the event loop a turn after each step, so that signals are heard.
+ * Gives the event loop a turn after each step, so that signals are heard. Where the backend computes on its own, the next step begins before
+ * the result of the last is asked for, unless something must be done between them.
  * @throws UserError if a number is not finite or a gradient is zero throughout: an event names it, and no checkpoint is written.
  */
 export async function train(run: Run, trainer: Trainer, observer: Observer = {}, stop?: AbortSignal): Promise<Outcome> {
@@ -57,16 +68,19 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
     if (problem) stopFor(problem, step)
     run.save(trainer.files(), { step, seed: config.seed, tokens: step * trainer.tokensPerStep })
   }
-  const due = (every: number) => every > 0 && step % every === 0
+  const due = (every: number, at: number) => (every > 0 && at % every === 0) || at === config.steps
 
-  while (step < config.steps && !stop?.aborted) {
-    const started = performance.now()
-    const result = trainer.step(step, isSampled(step + 1, config.steps))
-    const elapsed = (performance.now() - started) / 1000
+  let settled = performance.now()
+  /** Waits for a step and records it. */
+  const settle = (begun: Begun) => {
+    const result = begun.result()
+    const now = performance.now()
+    const elapsed = (now - Math.max(begun.started, settled)) / 1000
+    settled = now
     seconds += elapsed
     const problem = diagnose(result, () => trainer.optimizer.nonFiniteWeights())
-    if (problem) stopFor(problem, step + 1)
-    step++
+    if (problem) stopFor(problem, begun.step)
+    step = begun.step
     loss = result.loss
     if (trainer.model.phases.includes(step) && step < config.steps) {
       run.event({ step, event: 'recipe_phase', recipe: config.recipe })
@@ -93,16 +107,33 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
         `loss spike: ${loss.toFixed(3)}, ${deviations.toFixed(1)} deviations above the mean; the largest gradient, of norm ${norm.toPrecision(3)}, is the ${tensor} of ${layer}`,
       )
     }
-    if (due(validateEvery) || step === config.steps) {
+  }
+
+  let last: Begun | undefined
+  let begun = step
+  while (begun < config.steps && !stop?.aborted) {
+    const started = performance.now()
+    const next = { step: begun + 1, started, result: trainer.begin(begun, isSampled(begun + 1, config.steps)) }
+    if (last) settle(last)
+    last = next
+    begun++
+    const validates = due(validateEvery, begun)
+    const saves = due(config.checkpoint.every, begun)
+    if (validates || saves || begun === observer.until || !trainer.overlaps) {
+      settle(last)
+      last = undefined
+    }
+    if (validates) {
       validation = trainer.validate()
       const problem = validationProblem(validation.loss, () => trainer.optimizer.nonFiniteWeights())
       if (problem) stopFor(problem, step)
       run.metrics({ step, validation_loss: validation.loss })
       observer.validation?.(step, validation)
     }
-    if (due(config.checkpoint.every) || step === config.steps) save()
+    if (saves) save()
     await setImmediate()
   }
+  if (last) settle(last)
 
   const status = step < config.steps ? 'interrupted' : 'finished'
   if (status === 'interrupted' && step > run.startStep) save()

@@ -10,8 +10,10 @@ import { persistentTensor, sizeOf, type Tensor } from '../tensor/tensor.ts'
 export interface GradientReport {
   /** Euclidean norm of the whole gradient before clipping. */
   readonly norm: number
-  /** False where a value was not finite: the weights were then left as they were. */
+  /** False where a value of the gradient or its norm was not finite. */
   readonly finite: boolean
+  /** Whether weights moved: not where anything is wrong with the gradient, or an operand was not finite. */
+  readonly updated: boolean
   /** Parameters with a gradient that is not finite, and those whose gradient is zero throughout. */
   readonly nonFinite: readonly string[]
   readonly zero: readonly string[]
@@ -48,17 +50,25 @@ export class Optimizer {
     this.#control = persistent('f32', [8])
   }
 
-  /** One update with the learning rate `lr` of `step` (from 0); sets the gradients to zero. Nothing moves if one is not finite. */
-  step(step: number, lr: number): void {
+  /** Sets what the next update reads: the learning rate and the number of `step` (from 0). */
+  schedule(step: number, lr: number): void {
+    this.#schedule.write(Float32Array.of(lr, step + 1))
+  }
+
+  /**
+   * One update; sets the gradients to zero. Nothing moves if a gradient is not finite or zero throughout.
+   * @param operands f32[n, 2], amaxes of what was quantised: nothing moves if a value was not finite.
+   */
+  update(operands?: Tensor): void {
     const { value, gradient } = this.#parameters
     const { backend } = value
     const { beta1, beta2, eps, weight_decay, clip } = this.#config
-    this.#schedule.write(Float32Array.of(lr, step + 1))
     backend.run(gradientStatistics, { statistics: this.#statistics, g: gradient, ends: this.#ends })
     backend.run(optimizerControl, {
       control: this.#control,
       statistics: this.#statistics,
       schedule: this.#schedule,
+      operands,
       beta1,
       beta2,
       clip,
@@ -78,17 +88,23 @@ export class Optimizer {
     })
   }
 
-  report(): GradientReport {
-    const values = this.#control.floats()
-    const statistics = this.#statistics.floats()
-    const named = (test: (offset: number) => boolean) =>
-      this.#parameters.all.filter((_, i) => test(4 * i)).map(({ name }) => name)
-    return {
-      norm: values[control.gradientNorm]!,
-      finite: values[control.finite] === 1,
-      nonFinite: values[control.nonFiniteValues]! > 0 ? named(offset => statistics[offset + 2]! > 0) : [],
-      zero: values[control.zeroSegments]! > 0 ? named(offset => statistics[offset + 3] === 0) : [],
-      largest: this.#largest(statistics),
+  /** What the last update found; the function that it returns waits for it. */
+  report(): () => GradientReport {
+    const pending = [this.#control.readLater(), this.#statistics.readLater()] as const
+    return () => {
+      const [values, statistics] = pending.map(read => read() as Float32Array) as [Float32Array, Float32Array]
+      const named = (test: (offset: number) => boolean) =>
+        this.#parameters.all.filter((_, i) => test(4 * i)).map(({ name }) => name)
+      const norm = values[control.gradientNorm]!
+      const infinite = values[control.nonFiniteValues]! > 0
+      return {
+        norm,
+        finite: !infinite && Number.isFinite(norm),
+        updated: values[control.update] === 1,
+        nonFinite: infinite ? named(offset => statistics[offset + 2]! > 0) : [],
+        zero: values[control.zeroSegments]! > 0 ? named(offset => statistics[offset + 3] === 0) : [],
+        largest: this.#largest(statistics),
+      }
     }
   }
 

@@ -4,13 +4,14 @@ import type { Corpus } from '../data/corpus.ts'
 import { mixtureOf } from '../data/mixture.ts'
 import { type Batch as HostBatch, Sampler, Validation } from '../data/sampler.ts'
 import { type Batch, Model } from '../model/model.ts'
-import { type Role, roles } from '../ops/linear.ts'
+import { type Role, roles, type Watched } from '../ops/linear.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import type { Checkpoint, CheckpointFiles, CheckpointTensor } from '../run/checkpoint.ts'
 import { fromBackend } from '../run/checkpoint.ts'
 import { type RestoredTensor, restoreTensors, toBackend } from '../run/restore.ts'
 import type { Backend } from '../tensor/backend.ts'
-import { Tensor } from '../tensor/tensor.ts'
+import type { Routes } from '../tensor/routes.ts'
+import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
 import { operandPlace, type Place } from './guards.ts'
 import { measure, type NumericsRecord, type OperandNumerics } from './numerics.ts'
 import { type GradientReport, Optimizer } from './optimizer.ts'
@@ -24,6 +25,8 @@ export interface StepResult extends GradientReport {
   readonly nonFiniteOperands: readonly Place[]
   /** What quantisation did, if the step was sampled. */
   readonly numerics: readonly NumericsRecord[]
+  /** What served the step's products, where a backend has a choice. */
+  readonly routes: Routes | undefined
 }
 
 export interface ValidationResult {
@@ -45,8 +48,10 @@ export class Trainer {
   readonly optimizer: Optimizer
   readonly #sampler: Sampler
   readonly #validation: Validation
-  readonly #batch: Batch
-  readonly #microBatches: number
+  /** Of all micro-batches of a step, so that none waits for the host. */
+  readonly #batches: readonly Batch[]
+  /** f32[micro-batches, ...]: the model's statistics as each micro-batch left them. */
+  readonly #found: Tensor
 
   /**
    * @param recipe what to compute in, if not the config's recipe under its rules.
@@ -70,57 +75,91 @@ export class Trainer {
     const order = { mixture: mixtureOf(config.data, config.steps, batch), seed: config.seed, batch }
     this.#sampler = new Sampler(corpus.sources, corpus.tokenizer, order, options)
     this.#validation = new Validation(corpus.validation, corpus.tokenizer, config.validation.batches, options)
-    this.#microBatches = batch / microBatch
-    const rows = (): Tensor => new Tensor(backend, backend.alloc(tokens * 4), 0, 'i32', [tokens])
-    this.#batch = { tokens: rows(), targets: rows(), starts: rows() }
+    const microBatches = batch / microBatch
+    const rows = (): Tensor => persistentTensor(backend, 'i32', [tokens])
+    this.#batches = Array.from({ length: microBatches }, () => ({ tokens: rows(), targets: rows(), starts: rows() }))
+    this.#found = persistentTensor(backend, 'f32', [microBatches, ...this.model.statistics.shape])
   }
 
   get tokensPerStep(): number {
     return this.config.data.sequence * this.config.data.batch
   }
 
-  #upload({ tokens, targets, starts }: HostBatch): Batch {
-    this.#batch.tokens.write(tokens)
-    this.#batch.targets.write(targets)
-    this.#batch.starts.write(starts)
-    return this.#batch
+  /** Whether a step is still under way when `begin` returns, so that the next one may begin before its result is asked for. */
+  get overlaps(): boolean {
+    return this.model.backend.readLater !== undefined
+  }
+
+  #upload({ tokens, targets, starts }: HostBatch, into = this.#batches[0]!): Batch {
+    into.tokens.write(tokens)
+    into.targets.write(targets)
+    into.starts.write(starts)
+    return into
   }
 
   /**
-   * Step `step` (from 0): forward and backward over all micro-batches, then one update.
+   * Begins step `step` (from 0): forward and backward over all micro-batches, then one update. The function that it returns waits for it.
+   *
+   * Everything that changes from step to step is written before, so that the rest can be recorded once for each phase of the recipe and
+   * replayed. A sampled step looks at operands while their memory is alive and is never replayed.
    * @param sampled whether to measure what quantisation does, which takes a moment.
    */
-  step(step: number, sampled = false): StepResult {
+  begin(step: number, sampled = false): () => StepResult {
     const { model, optimizer, config } = this
     const lr = learningRate(step, config.steps, config.optimizer.lr, config.schedule)
     model.beginStep(step)
-    model.lossSum.zero()
     model.setScale(1 / this.tokensPerStep)
-    const nonFiniteOperands: Place[] = []
+    optimizer.schedule(step, lr)
+    for (const [i, batch] of this.#batches.entries()) this.#upload(this.#sampler.batch(step, i), batch)
+
     const operands: OperandNumerics[] = []
-    if (sampled) model.watch(made => operands.push(measure(made, step)))
-    for (let i = 0; i < this.#microBatches; i++) {
-      model.loss(this.#upload(this.#sampler.batch(step, i)), i)
-      nonFiniteOperands.push(...this.#nonFiniteOperands())
-      model.watch(undefined)
-    }
-    optimizer.step(step, lr)
-    model.weightsChanged()
-    const [sum, targets] = model.lossSum.floats() as unknown as [number, number]
+    const { backend } = model
+    if (sampled || !backend.capture) this.#compute(sampled ? made => operands.push(measure(made, step)) : undefined)
+    else backend.capture(`step of phase ${model.phase}`, () => this.#compute())
+
+    const [loss, found, report] = [model.lossSum.readLater(), this.#found.readLater(), optimizer.report()]
+    const routes = backend.takeRoutes?.()
     const numerics = sampled ? this.#withGradients(operands) : []
-    return { ...optimizer.report(), loss: sum / targets, lr, nonFiniteOperands, numerics }
+    return () => {
+      const [sum, targets] = loss() as unknown as [number, number]
+      const nonFiniteOperands = this.#nonFiniteOperands(found() as Float32Array)
+      return { ...report(), loss: sum / targets, lr, nonFiniteOperands, numerics, routes }
+    }
   }
 
-  /** Of the micro-batch just done (the next one overwrites what layers found), in the order in which they were made: the first is where it began. */
-  #nonFiniteOperands(): Place[] {
-    const statistics = this.model.statistics.floats()
-    const found = (wanted: readonly Role[]) =>
-      this.model.linears.flatMap(({ name }, i) =>
-        wanted
-          .filter(role => statistics[2 * (i * roles.length + roles.indexOf(role)) + 1] !== 0)
-          .map(role => operandPlace(name, role)),
-      )
-    return [...found(forwardRoles), ...found(backwardRoles).reverse()]
+  /** A whole step, waited for. */
+  step(step: number, sampled = false): StepResult {
+    return this.begin(step, sampled)()
+  }
+
+  /** @param watch is shown the operands of the first micro-batch. */
+  #compute(watch?: (made: Watched) => void): void {
+    const { model, optimizer } = this
+    const { statistics, lossSum, backend } = model
+    lossSum.zero()
+    model.watch(watch)
+    for (const [i, batch] of this.#batches.entries()) {
+      model.loss(batch, i)
+      const found = this.#found.part(i * statistics.size, statistics.shape)
+      backend.copy(statistics.memory, statistics.offset, found.memory, found.offset, statistics.bytes)
+      model.watch(undefined)
+    }
+    optimizer.update(this.#found.view([this.#found.size / 2, 2]))
+    model.weightsChanged()
+  }
+
+  /** By micro-batch, in the order in which operands were made: the first is where it began. */
+  #nonFiniteOperands(statistics: Float32Array): Place[] {
+    const { linears, statistics: one } = this.model
+    return [...this.#batches.keys()].flatMap(batch => {
+      const found = (wanted: readonly Role[]) =>
+        linears.flatMap(({ name }, i) =>
+          wanted
+            .filter(role => statistics[batch * one.size + 2 * (i * roles.length + roles.indexOf(role)) + 1] !== 0)
+            .map(role => operandPlace(name, role)),
+        )
+      return [...found(forwardRoles), ...found(backwardRoles).reverse()]
+    })
   }
 
   /** Adds to what was measured of each layer's operands what its weight's gradient was; a layer that quantises nothing has that alone. */

@@ -6,12 +6,15 @@ import type { CudaCall, Extent, Launch, Place, Product, Scalars } from '../../te
 import type { Activation, DType } from '../../tensor/dtype.ts'
 import type { Args, Bindings, Dims, Kernel } from '../../tensor/kernel.ts'
 import { ArgumentBlock } from '../../tensor/pack.ts'
+import { RouteCounter, type Routes } from '../../tensor/routes.ts'
 import { Tensor } from '../../tensor/tensor.ts'
 import { type CublasLt, productWorkspace } from './cublaslt.ts'
 import { type Driver, DriverError } from './driver.ts'
+import { Graphs, type Launched } from './graphs.ts'
 import { versionText } from './libraries.ts'
 import type { Modules } from './modules.ts'
 import type { Nvrtc } from './nvrtc.ts'
+import { Staging } from './staging.ts'
 
 /** What the backend is made of; src/backends/open.ts puts it together. */
 export interface CudaParts {
@@ -19,6 +22,8 @@ export interface CudaParts {
   readonly nvrtc: Nvrtc
   readonly cublasLt: CublasLt
   readonly modules: Modules
+  /** Whether steps are recorded and replayed; they compute the same. */
+  readonly graphs: boolean
 }
 
 interface Loaded {
@@ -45,7 +50,10 @@ function defaultLaunches(given: Arguments): readonly Launch[] {
   return [{ grid: Math.min(Math.ceil(elements / defaultElements), mostDefaultBlocks), block: defaultThreads }]
 }
 
-/** One GPU driven through its libraries. Everything runs in order on one stream; only `read` waits. */
+const productName = ({ name }: Kernel, dims: Dims): string =>
+  [name, ...Object.entries(dims).map(([dim, size]) => `${dim}=${size}`)].join(' ')
+
+/** One GPU driven through its libraries. Everything runs in order on one stream; only reads wait. */
 export class CudaBackend implements Backend {
   readonly name = 'cuda'
   readonly description: Readonly<Record<string, string | number>>
@@ -55,8 +63,12 @@ export class CudaBackend implements Backend {
   readonly #parts: CudaParts
   readonly #loaded = new Map<Kernel, Loaded>()
   readonly #held = new Set<Memory>()
-  /** Kernels since the last wait: a fault shows only there. */
+  /** Kernels since the last wait, and those of graphs: a fault shows only there. */
   readonly #pending = new Set<string>()
+  readonly #replayed = new Set<string>()
+  readonly #routes = new RouteCounter()
+  readonly #graphs: Graphs
+  readonly #staging: Staging
   /** Arguments of one launch and the two pointers to them, at addresses that do not change. */
   readonly #parameters: BigUint64Array
   readonly #parameterList: bigint
@@ -68,6 +80,8 @@ export class CudaBackend implements Backend {
   constructor(parts: CudaParts) {
     const { driver, nvrtc, cublasLt } = parts
     this.#parts = parts
+    this.#graphs = new Graphs(driver)
+    this.#staging = new Staging(driver)
     this.description = {
       device: driver.device.name,
       capability: driver.device.capability / 10,
@@ -96,6 +110,7 @@ export class CudaBackend implements Backend {
   }
 
   free(memory: Memory): void {
+    this.#graphs.forget(memory)
     this.#held.delete(memory)
     this.usage.bytes -= memory.bytes
     this.#parts.driver.free(memory.address)
@@ -104,29 +119,59 @@ export class CudaBackend implements Backend {
   write(memory: Memory, offset: number, data: ArrayBufferView): void {
     const { driver } = this.#parts
     if (data.byteLength === 0) return
+    this.#notRecording('write')
     const to = memory.address + BigInt(offset)
-    driver.call('cuMemcpyHtoDAsync_v2', to, data, BigInt(data.byteLength), driver.stream)
+    if (!this.#staging.write(to, data))
+      driver.call('cuMemcpyHtoDAsync_v2', to, data, BigInt(data.byteLength), driver.stream)
   }
 
   read(memory: Memory, offset: number, into: ArrayBufferView): void {
     const { driver } = this.#parts
     if (into.byteLength === 0) return
+    this.#notRecording('read')
     this.#wait()
     const from = memory.address + BigInt(offset)
     driver.call('cuMemcpyDtoHAsync_v2', into, from, BigInt(into.byteLength), driver.stream)
     this.#wait()
   }
 
+  readLater(memory: Memory, offset: number, into: ArrayBufferView): () => void {
+    this.#notRecording('read')
+    const wait = this.#staging.read(memory.address + BigInt(offset), into)
+    return () => this.#naming(wait)
+  }
+
   zero(memory: Memory, offset: number, bytes: number): void {
     const { driver } = this.#parts
+    this.#graphs.recording?.memories.add(memory)
     if (bytes > 0) driver.call('cuMemsetD8Async', memory.address + BigInt(offset), 0, BigInt(bytes), driver.stream)
   }
 
   copy(from: Memory, fromOffset: number, to: Memory, toOffset: number, bytes: number): void {
     const { driver } = this.#parts
     if (bytes === 0) return
+    this.#graphs.recording?.memories.add(from).add(to)
     const source = from.address + BigInt(fromOffset)
     driver.call('cuMemcpyDtoDAsync_v2', to.address + BigInt(toOffset), source, BigInt(bytes), driver.stream)
+  }
+
+  capture(key: string, body: () => void): void {
+    if (this.profiler || !this.#parts.graphs) {
+      body()
+      return
+    }
+    const replayed = this.#graphs.run(key, body)
+    if (!replayed) return
+    for (const kernel of replayed.kernels) this.#replayed.add(kernel)
+    this.#routes.add(replayed.routes)
+  }
+
+  takeRoutes(): Routes {
+    return this.#routes.take()
+  }
+
+  #notRecording(what: string): void {
+    if (this.#graphs.recording) throw new Error(`a recorded step cannot ${what} host memory`)
   }
 
   run<A extends Args>(kernel: Kernel<A>, bindings: Bindings<A>): void {
@@ -152,6 +197,8 @@ export class CudaBackend implements Backend {
   close(): void {
     const { driver, cublasLt, modules } = this.#parts
     this.#wait()
+    this.#graphs.close()
+    this.#staging.close()
     for (const memory of this.#held) this.free(memory)
     this.#loaded.clear()
     modules.close()
@@ -159,19 +206,20 @@ export class CudaBackend implements Backend {
     driver.close()
   }
 
-  /** @throws Error naming the kernels that were under way, if one of them faulted. */
   #wait(): void {
-    try {
-      this.#parts.driver.synchronize()
-    } catch (error) {
-      if (!(error instanceof DriverError) || this.#pending.size === 0) throw error
-      const names = [...this.#pending]
-      const which = names.length === 1 ? `kernel ${names[0]} faulted` : `one of the kernels ${names.join(', ')} faulted`
-      throw new Error(
-        `${which}: ${error.message}${names.length > 1 ? '; with --profile they are waited for one by one, which names it' : ''}`,
-      )
-    }
+    this.#naming(() => this.#parts.driver.synchronize())
     this.#pending.clear()
+    this.#replayed.clear()
+  }
+
+  /** @throws Error naming the kernels that were under way, if one of them faulted. */
+  #naming(wait: () => void): void {
+    try {
+      wait()
+    } catch (error) {
+      if (!(error instanceof DriverError)) throw error
+      throw new Error(faultSentence(error.message, [...this.#pending], [...this.#replayed]))
+    }
   }
 
   #load(kernel: Kernel): Loaded {
@@ -198,7 +246,10 @@ export class CudaBackend implements Backend {
     const loaded = this.#loaded.get(kernel) ?? this.#load(kernel)
     const slots = loaded.block.fill(given, dims)
     this.#parameters.set(slots)
-    this.#pending.add(kernel.name)
+    const { recording } = this.#graphs
+    const kernels = recording?.kernels ?? this.#pending
+    kernels.add(kernel.name)
+    if (recording) touch(recording, given)
     let launches: readonly (Launch | Product)[]
     let workspace = 0n
     if (kernel.cuda) {
@@ -209,10 +260,15 @@ export class CudaBackend implements Backend {
       const bytes = kernel.cuda.workspace?.(dims, scalars as Scalars, call) ?? 0
       if (bytes > 0) workspace = this.#workspaceOf(bytes)
     } else launches = defaultLaunches(given)
+    if (workspace) recording?.memories.add(this.#workspace!)
     this.#parameters[this.#parameters.length - 1] = workspace
+    const served: string[] = []
     for (const launch of launches)
-      if ('grid' in launch) this.#start(kernel, loaded, act, launch)
-      else this.#multiply(launch, given, workspace)
+      if ('grid' in launch) {
+        this.#start(kernel, loaded, act, launch)
+        served.push(launch.entry ? `${kernel.name}_${launch.entry}` : kernel.name)
+      } else served.push(this.#multiply(launch, given, workspace))
+    if (kernel.flops) (recording?.routes ?? this.#routes).count(productName(kernel, dims), served.join('; '))
   }
 
   #start(kernel: Kernel, loaded: Loaded, act: Activation, { entry = '', grid, block, shared = 0 }: Launch): void {
@@ -245,7 +301,8 @@ export class CudaBackend implements Backend {
     }
   }
 
-  #multiply(product: Product, given: Arguments, workspace: bigint): void {
+  /** Returns what served the product. */
+  #multiply(product: Product, given: Arguments, workspace: bigint): string {
     const { driver, cublasLt } = this.#parts
     const addressOf = ({ at }: Place): bigint => {
       if (typeof at === 'number') return workspace + BigInt(at)
@@ -253,7 +310,7 @@ export class CudaBackend implements Backend {
       return tensor.memory.address + BigInt(tensor.offset)
     }
     const { m, n, k, a, b, c, alpha, accumulate, batch = 1 } = product
-    if (m === 0 || n === 0 || batch === 0) return
+    if (m === 0 || n === 0 || batch === 0) return 'nothing'
     this.#productWorkspace ??= this.alloc(productWorkspace)
     const { address: zero } = this.#factors
     const one = zero + 4n
@@ -275,7 +332,23 @@ export class CudaBackend implements Backend {
       beta: accumulate ? one : zero,
       workspace: this.#productWorkspace.address,
     }
-    cublasLt.multiply(shape, at, driver.stream)
+    return cublasLt.multiply(shape, at, driver.stream)
+  }
+}
+
+/** @param replayed kernels of graphs, of which any may be at fault. */
+function faultSentence(message: string, pending: readonly string[], replayed: readonly string[]): string {
+  const names = [...new Set([...pending, ...replayed])]
+  if (names.length === 0) return message
+  if (names.length === 1) return `kernel ${names[0]} faulted: ${message}`
+  const some = names.length > 6 ? `${names.slice(0, 5).join(', ')} and ${names.length - 5} others` : names.join(', ')
+  return `one of the kernels ${some} faulted: ${message}; with --profile they are waited for one by one, which names it`
+}
+
+function touch({ memories }: Launched, given: Arguments): void {
+  for (const name in given) {
+    const value = given[name]
+    if (value instanceof Tensor) memories.add(value.memory)
   }
 }
 

@@ -21,6 +21,7 @@ const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof o
   cublasLtMatmulPreferenceDestroy: ['uint64_t'],
   cublasLtMatmulPreferenceSetAttribute: ['uint64_t', 'int32_t', 'void *', 'uint64_t'],
   cublasLtMatmulAlgoGetHeuristic: [...Array(7).fill('uint64_t'), 'int32_t', out(), out()],
+  cublasLtMatmulAlgoConfigGetAttribute: ['void *', 'int32_t', out(), 'uint64_t', out()],
   cublasLtMatmul: [
     'uint64_t',
     'uint64_t',
@@ -53,6 +54,8 @@ const MOST_WORKSPACE = 1
 /** Least alignments of the first operand, the second, c and d are consecutive attributes. */
 const ALIGNMENT = 5
 /** cublasLtMatmulHeuristicResult_t: 64 bytes of algorithm, workspace size, status, waves, reserved. */
+/** What tells algorithms apart, by their attribute numbers. */
+const algorithmParts = { algorithm: 0, tile: 1, stages: 6, 'split-k': 2, reduction: 3 } as const
 const RESULT_BYTES = 96
 const STATE_OFFSET = 72
 
@@ -86,6 +89,7 @@ interface Plan {
   readonly descriptor: bigint
   readonly layouts: readonly [bigint, bigint, bigint]
   readonly algorithm: Uint8Array
+  readonly route: string
 }
 
 /** The power of two, at most 256, that divides an address. */
@@ -188,11 +192,25 @@ export class CublasLt {
       throw new Error(
         `cuBLASLt has no algorithm for a product [${m}, ${k}] x [${k}, ${n}] of ${operands} into ${result}${batch > 1 ? `, ${batch} at once` : ''}`,
       )
-    return { descriptor, layouts: [first, second, c], algorithm: results.subarray(0, 64) }
+    const algorithm = results.subarray(0, 64)
+    const route = `cuBLASLt ${operands} to ${result}, ${this.#describeAlgorithm(algorithm)}`
+    return { descriptor, layouts: [first, second, c], algorithm, route }
   }
 
-  /** c = alpha a b + beta c, on the stream. */
-  multiply(shape: ProductShape, at: ProductAddresses, stream: bigint): void {
+  /** `algorithm 66, tile 20, ...`: cuBLASLt's own numbers. */
+  #describeAlgorithm(algorithm: Uint8Array): string {
+    const written = new BigUint64Array(1)
+    return Object.entries(algorithmParts)
+      .map(([name, attribute]) => {
+        const value = new Int32Array(1)
+        this.#call('cublasLtMatmulAlgoConfigGetAttribute', algorithm, attribute, value, 4, written)
+        return `${name} ${value[0]}`
+      })
+      .join(', ')
+  }
+
+  /** c = alpha a b + beta c, on the stream. Returns which algorithm serves it. */
+  multiply(shape: ProductShape, at: ProductAddresses, stream: bigint): string {
     const { a, b, c, alpha, beta, workspace } = at
     const alignments = [alignmentOf(a), alignmentOf(b), alignmentOf(c)] as const
     const { m, n, k, operands, result, transposeA, transposeB, batch } = shape
@@ -222,6 +240,7 @@ export class CublasLt {
       BigInt(productWorkspace),
       stream,
     )
+    return plan.route
   }
 
   close(): void {

@@ -21,6 +21,8 @@ const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof o
   cuMemGetInfo_v2: [out(), out()],
   cuMemAlloc_v2: [out(), 'uint64_t'],
   cuMemFree_v2: ['uint64_t'],
+  cuMemHostAlloc: [out(), 'uint64_t', 'uint32_t'],
+  cuMemFreeHost: ['uint64_t'],
   cuMemcpyHtoDAsync_v2: ['uint64_t', 'void *', 'uint64_t', 'uint64_t'],
   cuMemcpyDtoHAsync_v2: [out(), 'uint64_t', 'uint64_t', 'uint64_t'],
   cuMemcpyDtoDAsync_v2: ['uint64_t', 'uint64_t', 'uint64_t', 'uint64_t'],
@@ -34,6 +36,12 @@ const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof o
   cuModuleUnload: ['uint64_t'],
   cuModuleGetFunction: [out(), 'uint64_t', 'str'],
   cuFuncSetAttribute: ['uint64_t', 'int32_t', 'int32_t'],
+  cuStreamBeginCapture_v2: ['uint64_t', 'uint32_t'],
+  cuStreamEndCapture: ['uint64_t', out()],
+  cuGraphInstantiateWithFlags: [out(), 'uint64_t', 'uint64_t'],
+  cuGraphLaunch: ['uint64_t', 'uint64_t'],
+  cuGraphDestroy: ['uint64_t'],
+  cuGraphExecDestroy: ['uint64_t'],
   cuLaunchKernel: ['uint64_t', ...Array(6).fill('uint32_t'), 'uint32_t', 'uint64_t', 'uint64_t', 'uint64_t'],
 }
 
@@ -41,6 +49,8 @@ const attributes = { computeMajor: 75, computeMinor: 76, multiprocessors: 16, sh
 const OUT_OF_MEMORY = 2
 const NOT_FOUND = 500
 const SHARED_MEMORY_OF_FUNCTION = 8
+const BLOCKING_SYNC = 1
+const DISABLE_TIMING = 2
 
 /** An error that the driver reported. */
 export class DriverError extends Error {
@@ -178,8 +188,23 @@ export class Driver {
     this.call('cuStreamSynchronize', this.stream)
   }
 
-  event(): bigint {
-    return wordOf(into => this.call('cuEventCreate', into, 0))
+  /** Page-locked host memory. */
+  lockHost(bytes: number): bigint {
+    return wordOf(address => this.call('cuMemHostAlloc', address, BigInt(bytes), 0))
+  }
+
+  /** An event to measure time with, or one that is cheap and lets a waiting processor sleep. */
+  event(purpose: 'timing' | 'waiting' = 'timing'): bigint {
+    return wordOf(into => this.call('cuEventCreate', into, purpose === 'timing' ? 0 : BLOCKING_SYNC | DISABLE_TIMING))
+  }
+
+  /** The graph of what was captured on the stream. */
+  endCapture(): bigint {
+    return wordOf(graph => this.call('cuStreamEndCapture', this.stream, graph))
+  }
+
+  instantiate(graph: bigint): bigint {
+    return wordOf(executable => this.call('cuGraphInstantiateWithFlags', executable, graph, 0n))
   }
 
   loadModule(image: Uint8Array): bigint {

@@ -13,13 +13,15 @@ export interface CudaOptions {
   /** A folder with NVIDIA's libraries, searched before the usual places. */
   readonly libraries?: string | undefined
   readonly report: (message: string) => void
+  /** Whether steps are recorded and replayed; default: they are. */
+  readonly graphs?: boolean | undefined
   /** Folder to keep compiled kernels in; default: that of the native kernels. */
   readonly cache?: string
 }
 
 /** @throws UnavailableError naming the driver, GPU or library that is missing or too old. */
 export function openCuda(kernels: readonly Kernel[], root: string, options: CudaOptions): CudaBackend {
-  const { libraries, report, cache = cacheDirectory(root) } = options
+  const { libraries, report, graphs = true, cache = cacheDirectory(root) } = options
   const directories = [...(libraries ? [libraries] : []), ...libraryDirectories()]
   const driver = new Driver(directories)
   const driverMajor = Math.floor(driver.version / 1000)
@@ -33,5 +35,5 @@ export function openCuda(kernels: readonly Kernel[], root: string, options: Cuda
     cudaSources(join(root, 'src', 'kernels'), kernels),
     report,
   )
-  return new CudaBackend({ driver, nvrtc, cublasLt, modules })
+  return new CudaBackend({ driver, nvrtc, cublasLt, modules, graphs })
 }

@@ -1,0 +1,188 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import type { CudaBackend } from '../src/backends/cuda/backend.ts'
+import { openCuda } from '../src/backends/cuda/open.ts'
+import { packageRoot } from '../src/backends/open.ts'
+import { openCorpus } from '../src/data/corpus.ts'
+import { add } from '../src/kernels/add/add.ts'
+import { gemmNt } from '../src/kernels/gemm/gemm.ts'
+import { kernels } from '../src/kernels/index.ts'
+import type { DType } from '../src/tensor/dtype.ts'
+import { Tensor } from '../src/tensor/tensor.ts'
+import { Trainer } from '../src/train/trainer.ts'
+import { FakeCuda } from './fake_cuda.ts'
+import { smallConfig, testFolder } from './training.ts'
+
+/** Steps on a GPU as graphs, on libraries that compute products on the host and note down all else. */
+
+const fake = new FakeCuda()
+const folder = testFolder()
+
+const open = (graphs = true): CudaBackend =>
+  openCuda(kernels, packageRoot(), { libraries: fake.libraries, cache: fake.folder, report: () => {}, graphs })
+
+/** Runs `body` with a backend that is closed after it. */
+const using = (body: (backend: CudaBackend) => void, graphs = true): void =>
+  fake.with({}, () => {
+    const backend = open(graphs)
+    fake.lines()
+    body(backend)
+    backend.close()
+  })
+
+const tensor = (backend: CudaBackend, dtype: DType, ...shape: number[]) =>
+  new Tensor(backend, backend.alloc(4096), 0, dtype, shape)
+
+/** c = a bᵀ, half of it copied. */
+function product(backend: CudaBackend) {
+  const [a, b, c, sum] = [2, 3, 4, 5].map(() => tensor(backend, 'f32', 4, 4)) as [Tensor, Tensor, Tensor, Tensor]
+  // An addition is noted down and not computed: c stays the product.
+  const body = () => {
+    sum.zero()
+    backend.run(gemmNt, { c, a, b, accumulate: 0, round: 0 })
+    backend.copy(c.memory, 0, sum.memory, 0, 32)
+    backend.run(add, { y: c.view([16]), a: c.view([16]), b: c.view([16]) })
+  }
+  return { a: a.write(new Float32Array(16).fill(1)), b: b.write(new Float32Array(16).fill(1)), c, sum, body }
+}
+
+const launches = (lines: readonly string[]) => lines.filter(line => line.startsWith('launch'))
+const graphLines = (lines: readonly string[]) =>
+  lines.filter(line => /^(capture|captured|graph|graph forgotten)$/.test(line))
+
+describe('work that is recorded', () => {
+  it('runs kernel by kernel once, is then recorded, and then replayed', () =>
+    using(backend => {
+      const { a, sum, body } = product(backend)
+      const seen: string[][] = []
+      const sums = [1, 2, 3, 4].map(value => {
+        a.write(new Float32Array(16).fill(value))
+        backend.capture('key', body)
+        seen.push(fake.lines())
+        return [...sum.floats().subarray(7, 9)]
+      })
+      assert.deepEqual(
+        sums,
+        [1, 2, 3, 4].map(value => [4 * value, 0]),
+        'a replay reads what was written before it',
+      )
+      assert.deepEqual(seen.map(graphLines), [[], ['capture', 'captured', 'graph'], ['graph'], ['graph']])
+      for (const lines of seen.slice(1)) assert.deepEqual(launches(lines), launches(seen[0]!))
+    }))
+
+  it('is never recorded where kernels are watched or graphs are not wanted', () => {
+    for (const graphs of [true, false])
+      using(backend => {
+        const { body } = product(backend)
+        if (graphs) backend.profiler = () => {}
+        for (let i = 0; i < 3; i++) backend.capture('key', body)
+        assert.deepEqual(graphLines(fake.lines()), [])
+      }, graphs)
+  })
+
+  it('begins anew when memory that it uses is freed, and only then', () =>
+    using(backend => {
+      const { body } = product(backend)
+      const other = backend.alloc(64)
+      const own = backend.alloc(64)
+      const both = () => {
+        body()
+        backend.zero(own, 0, 64)
+      }
+      for (let i = 0; i < 2; i++) backend.capture('key', both)
+      fake.lines()
+      backend.free(other)
+      backend.capture('key', both)
+      assert.deepEqual(graphLines(fake.lines()), ['graph'])
+      backend.free(own)
+      assert.deepEqual(fake.lines(), ['graph forgotten'])
+      for (let i = 0; i < 2; i++) backend.capture('key', body)
+      assert.deepEqual(graphLines(fake.lines()), ['capture', 'captured', 'graph'])
+    }))
+
+  it('may neither read nor write host memory, and an error within leaves the stream usable', () =>
+    using(backend => {
+      const { a, c, body } = product(backend)
+      for (const [what, touch] of [
+        ['write', () => a.write(new Float32Array(16))],
+        ['read', () => a.read()],
+        ['read', () => a.readLater()],
+      ] as const) {
+        let wrong = false
+        const sometimes = () => {
+          body()
+          if (wrong) touch()
+        }
+        backend.capture(`${touch}`, sometimes)
+        wrong = true
+        assert.throws(
+          () => backend.capture(`${touch}`, sometimes),
+          new RegExp(`a recorded step cannot ${what} host memory`),
+        )
+        assert.equal(c.floats()[0], 4)
+      }
+    }))
+
+  it('counts the routes of its products each time, and tells another algorithm', () => {
+    using(backend => {
+      const { body } = product(backend)
+      const route = 'cuBLASLt f32 to f32, algorithm 60, tile 61, stages 66, split-k 62, reduction 63'
+      for (let i = 0; i < 4; i++) {
+        backend.capture('key', body)
+        assert.deepEqual(backend.takeRoutes(), { 'gemm_nt m=4 n=4 k=4': { [route]: 1 } })
+      }
+      for (let i = 0; i < 3; i++) backend.capture('key', body)
+      assert.deepEqual(backend.takeRoutes(), { 'gemm_nt m=4 n=4 k=4': { [route]: 3 } })
+    })
+    fake.with({ ALGORITHM: 70 }, () =>
+      using(backend => {
+        product(backend).body()
+        assert.match(Object.keys(backend.takeRoutes()['gemm_nt m=4 n=4 k=4']!)[0]!, /algorithm 70, /)
+      }),
+    )
+  })
+})
+
+describe('copies that do not wait', () => {
+  it('keep their order and their bytes, however many there are', () =>
+    using(backend => {
+      const target = tensor(backend, 'f32', 1000)
+      const pending = Array.from({ length: 1500 }, (_, i) => {
+        target.write(new Float32Array(1000).fill(i))
+        return target.readLater()
+      })
+      for (const [i, read] of pending.entries()) assert.deepEqual([...read().subarray(998)], [i, i])
+      const large = new Tensor(backend, backend.alloc(2 ** 23), 0, 'u8', [2 ** 23])
+      large.write(new Uint8Array(2 ** 23).fill(7))
+      assert.ok(large.read().every(value => value === 7))
+    }))
+})
+
+describe('a training step on a GPU', () => {
+  it('launches the same kernels with and without graphs, and waits for nothing before it is asked', () => {
+    const config = smallConfig(folder, 'backend=cuda', 'steps=6')
+    const corpus = openCorpus(config.data.files, config.data.tokenizer)
+    const seen = [true, false].map(graphs => {
+      let steps: string[][] = []
+      using(backend => {
+        const trainer = new Trainer(config, backend, corpus)
+        fake.lines()
+        steps = [0, 1, 2, 3].map(step => {
+          const wait = fake.with({ FAIL: 'cuStreamSynchronize:700' }, () => trainer.begin(step))
+          const lines = fake.lines()
+          assert.ok(Object.keys(wait().routes!).length > 5)
+          return lines
+        })
+      }, graphs)
+      return steps
+    })
+    const [graphs, eager] = seen as [string[][], string[][]]
+    assert.deepEqual(
+      graphs.map(lines => graphLines(lines).length),
+      [0, 3, 1, 1],
+    )
+    assert.ok(launches(eager[0]!).length > 100)
+    const names = (lines: string[]) => launches(lines).map(line => line.split(' slots')[0])
+    for (const step of [1, 2, 3]) assert.deepEqual(names(graphs[step]!), names(eager[step]!))
+  })
+})
