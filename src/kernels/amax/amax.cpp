@@ -10,17 +10,6 @@ struct Found {
 
 static Found found_in(const Largest& largest) { return {Lanes::largest(largest.finite), Lanes::largest(largest.any)}; }
 
-// Of `count` vectors. NaN is looked for only where the largest bits say that there is one.
-static Found largest_in(const Real* v, int count) {
-  Word any = Lanes::word(0);
-  for (int i = 0; i < count; i++) any = Lanes::larger(any, Lanes::bits(v[i]) & 0x7fffffffu);
-  const uint32_t bits = Lanes::largest(any);
-  if (bits <= infinite) return {bits, bits};
-  Largest largest;
-  for (int i = 0; i < count; i++) largest.add(v[i]);
-  return found_in(largest);
-}
-
 static void write(float* amax, const Found* found, int64_t tasks) {
   uint32_t finite = 0, any = 0;
   for (int64_t t = 0; t < tasks; t++) {
@@ -64,13 +53,25 @@ EXPORT_ACT(amax)
 template <class Act> static void amax_rotated(const amax_rotated_args<Act>& a) {
   const Rotation rotation(a.hadamard, a.signs);
   if (a.columns) {
-    const int64_t panels = (a.cols + Lanes::width - 1) / Lanes::width, tasks = (a.rows + SPAN - 1) / SPAN * panels;
+    const int64_t panels = (a.cols + PANEL - 1) / PANEL, tasks = (a.rows + SPAN - 1) / SPAN * panels;
     Found* const found = static_cast<Found*>(scratch(0, tasks * (int64_t)sizeof(Found)));
-    parallel_spans(a.rows, a.cols, [&](int64_t r, int count, int64_t c, int lanes) {
-      Real v[SPAN];
-      load_panel(v, a.x + r * a.cols + c, a.cols, lanes, count);
-      rotation.apply<IsBf16<Act>::value>(v, count);
-      found[r / SPAN * panels + c / Lanes::width] = largest_in(v, count);
+    parallel_spans(a.rows, a.cols, [&](int64_t r, int count, int64_t from, int64_t to) {
+      Word largest = Lanes::word(0);
+      const auto each = [&](const auto& look) {
+        each_piece(count, a.hadamard, from, to, [&](int first, int n, int64_t c, int lanes, int) {
+          Real v[SPAN];
+          load_panel(v, a.x + (r + first) * a.cols + c, a.cols, lanes, n);
+          rotation.apply<IsBf16<Act>::value>(v, n);
+          for (int i = 0; i < n; i++) look(v[i]);
+        });
+      };
+      each([&](Real v) { largest = Lanes::larger(largest, Lanes::bits(v) & 0x7fffffffu); });
+      Found& own = found[r / SPAN * panels + from / PANEL];
+      own.finite = own.any = Lanes::largest(largest);
+      if (own.any <= infinite) return;
+      Largest again;
+      each([&](Real v) { again.add(v); });
+      own = found_in(again);
     });
     write(a.amax, found, tasks);
     return;

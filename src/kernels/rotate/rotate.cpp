@@ -10,15 +10,17 @@ template <class Act> static void rotate(const rotate_args<Act>& a) {
     });
     return;
   }
-  parallel_spans(a.rows, a.cols, [&](int64_t r, int count, int64_t c, int lanes) {
-    Real v[SPAN];
-    load_panel(v, a.x + r * a.cols + c, a.cols, lanes, count);
-    rotation.apply<IsBf16<Act>::value>(v, count);
-    for (int i = 0; i < count; i++) {
-      float one[Lanes::width];
-      Lanes::store(one, v[i]);
-      for (int l = 0; l < lanes; l++) store(a.y + (r + i) * a.cols + c + l, one[l]);
-    }
+  parallel_spans(a.rows, a.cols, [&](int64_t r, int count, int64_t from, int64_t to) {
+    each_piece(count, a.hadamard, from, to, [&](int first, int n, int64_t c, int lanes, int) {
+      Real v[SPAN];
+      load_panel(v, a.x + (r + first) * a.cols + c, a.cols, lanes, n);
+      rotation.apply<IsBf16<Act>::value>(v, n);
+      for (int i = 0; i < n; i++) {
+        float one[Lanes::width];
+        Lanes::store(one, v[i]);
+        for (int l = 0; l < lanes; l++) store(a.y + (r + first + i) * a.cols + c + l, one[l]);
+      }
+    });
   });
 }
 EXPORT_ACT(rotate)

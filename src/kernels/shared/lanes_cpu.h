@@ -50,9 +50,9 @@ struct Lanes {
   static void multiply(Word a, uint32_t b, Word& high, Word& low) {
 #if defined(__AVX512F__)
     const __m512i m = _mm512_set1_epi32((int)b);
-    const Wide even = (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, m), odd = (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)((Wide)a >> 32), m);
-    high = (Word)_mm512_mask_blend_epi32(0xaaaa, (__m512i)(even >> 32), (__m512i)odd);
-    low = (Word)_mm512_mask_blend_epi32(0xaaaa, (__m512i)even, (__m512i)(odd << 32));
+    const __m512i even = _mm512_maskz_mul_epu32(0xff, (__m512i)a, m), odd = _mm512_maskz_mul_epu32(0xff, (__m512i)((Wide)a >> 32), m);
+    high = (Word)_mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_CDAB);
+    low = (Word)_mm512_mask_shuffle_epi32(even, 0xaaaa, odd, _MM_PERM_CCAA);
 #elif defined(__AVX2__)
     const __m256i x = (__m256i)a, m = _mm256_set1_epi32((int)b);
     const __m256i even = _mm256_mul_epu32(x, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), m);

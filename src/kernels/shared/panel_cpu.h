@@ -18,19 +18,20 @@ inline Real fetch(const bf16* p) { return Lanes::load(p); }
 // Lane l is x[l * stride + 0 .. length).
 template <class T> inline void load_lines(Real* v, const T* x, int64_t stride, int lanes, int length) {
   constexpr int W = Lanes::width;
-  T padded[W * W] = {};
+  if (lanes == W && length % W == 0) {
+    for (int i = 0; i < length; i += W) {
+      for (int l = 0; l < W; l++) v[i + l] = fetch(x + l * stride + i);
+      Lanes::transpose(v + i);
+    }
+    return;
+  }
   for (int i = 0; i < length; i += W) {
     const int n = length - i < W ? length - i : W;
-    const T* from = x + i;
-    int64_t pitch = stride;
-    if (lanes < W || n < W) {
-      for (int l = 0; l < lanes; l++)
-        for (int k = 0; k < n; k++) padded[l * W + k] = x[l * stride + i + k];
-      from = padded;
-      pitch = W;
-    }
+    T padded[W * W] = {};
+    for (int l = 0; l < lanes; l++)
+      for (int k = 0; k < n; k++) padded[l * W + k] = x[l * stride + i + k];
     Real t[W];
-    for (int l = 0; l < W; l++) t[l] = fetch(from + l * pitch);
+    for (int l = 0; l < W; l++) t[l] = fetch(padded + l * W);
     Lanes::transpose(t);
     for (int k = 0; k < n; k++) v[i + k] = t[k];
   }
@@ -46,12 +47,12 @@ template <class T> inline void store_lines(T* z, int64_t stride, int lanes, int 
   }
 }
 
-// Vector i is x[i * pitch + 0 .. lanes). What the next panel but one will read is fetched meanwhile: the strides hide it from the hardware.
+// Vector i is x[i * pitch + 0 .. lanes). What later panels will read is fetched meanwhile: the strides hide it from the hardware.
 template <class T> inline void load_panel(Real* v, const T* x, int64_t pitch, int lanes, int rows) {
   constexpr int W = Lanes::width;
   if (lanes == W) {
     for (int i = 0; i < rows; i++) {
-      __builtin_prefetch(x + i * pitch + 2 * W);
+      __builtin_prefetch(x + i * pitch + 6 * W);
       v[i] = fetch(x + i * pitch);
     }
     return;
@@ -93,6 +94,26 @@ struct Rotation {
     for (int j = 0; j < Outputs; j++) z[From + j] = sums[j];
   }
 
+  // Sums of 16 terms. As far as outputs have the same signs, from the first term on, they have the same partial sum.
+  static inline void outputs_of_16(Real* z, const Real* terms) {
+    Real sums[16];
+    sums[0] = Real{} + terms[0];
+#pragma GCC unroll 4
+    for (int known = 1; known < 16; known *= 2) {
+#pragma GCC unroll 8
+      for (int j = 0; j < known; j++) {
+        sums[known + j] = sums[j] - terms[known];
+        sums[j] = sums[j] + terms[known];
+      }
+#pragma GCC unroll 8
+      for (int i = known + 1; i < 2 * known; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < 2 * known; j++)
+          sums[j] = (__builtin_popcount(i & j) & 1) != 0 ? sums[j] - terms[i] : sums[j] + terms[i];
+    }
+    for (int j = 0; j < 16; j++) z[j] = sums[j];
+  }
+
   // `count` vectors, a multiple of size, in place.
   template <bool RoundToBf16> void apply(Real* v, int count) const {
     Real terms[SPAN];
@@ -100,6 +121,7 @@ struct Rotation {
       Real* const z = v + start;
       for (int i = 0; i < size; i++) terms[i] = z[i] * factor[i];
       if (size == 4) outputs<4, 4, 0>(z, terms, 4, 0);
+      else if (size == 16) outputs_of_16(z, terms);
       else
         for (int j = 0; j < size; j += 16) {
           if constexpr (Lanes::width == 16) {
@@ -132,17 +154,25 @@ inline void rotate_rows(T* z, const Act* x, int64_t rows, int64_t cols, const Ro
   }
 }
 
-// Spans of 128 rows and panels of 256 columns in parallel, each panel's columns a vector at a time:
-// body(first row, rows, first column, lanes).
+// Columns of a task.
+static constexpr int PANEL = 256;
+
+// Spans of 128 rows and panels of 256 columns in parallel: body(first row, rows, first column, column after the last).
 template <class Body> inline void parallel_spans(int64_t rows, int64_t cols, const Body& body) {
-  constexpr int64_t panel = 256;
-  const int64_t panels = (cols + panel - 1) / panel, spans = (rows + SPAN - 1) / SPAN;
+  const int64_t panels = (cols + PANEL - 1) / PANEL, spans = (rows + SPAN - 1) / SPAN;
   parallel_for(spans * panels, [&](int64_t task) {
-    const int64_t r = task / panels * SPAN, from = task % panels * panel;
-    const int64_t to = from + panel < cols ? from + panel : cols;
-    for (int64_t c = from; c < to; c += Lanes::width)
-      body(r, (int)(rows - r < SPAN ? rows - r : SPAN), c, (int)(to - c < Lanes::width ? to - c : Lanes::width));
+    const int64_t r = task / panels * SPAN, from = task % panels * PANEL;
+    body(r, (int)(rows - r < SPAN ? rows - r : SPAN), from, from + PANEL < cols ? from + PANEL : cols);
   });
+}
+
+// The pieces of such a task, `height` rows of as many columns as there are lanes, row by row, so that memory is read in order:
+// body(first row within the task, rows, first column, lanes, index of the columns).
+template <class Body> inline void each_piece(int count, int height, int64_t from, int64_t to, const Body& body) {
+  constexpr int W = Lanes::width;
+  for (int first = 0; first < count; first += height)
+    for (int64_t c = from; c < to; c += W)
+      body(first, count - first < height ? count - first : height, c, (int)(to - c < W ? to - c : W), (int)((c - from) / W));
 }
 
 // [max of |x| as bits, NaN counted as 0; max of all bits without sign, which is at least 0x7f800000 iff something is not finite].

@@ -3,7 +3,7 @@
 // Work is cut where memory is: `rows` takes consecutive blocks of a row as lanes, `columns` consecutive columns, in spans of 128 rows so that
 // each line of the transposed image is written 64 bytes at a time. A tile's codes are gathered in 32-bit words, least significant first.
 #pragma once
-#include "panel_cpu.h"
+#include "e2m1_avx512.h"
 #include "quantize.h"
 
 enum class Rounding { nearest, stochastic, eden };
@@ -41,6 +41,13 @@ inline Word encode_block(const Real* v, int count, const BlockScale<Lanes>& scal
   for (int g = 0; g < count; g += 16, group++) {
     Random<Lanes> random;
     if constexpr (How != Rounding::nearest) random = draw_groups(draw, group, group_stride);
+#if FAST_E2M1
+    if constexpr (How != Rounding::eden && Element::bits == 4 && !Nan) {
+      constexpr bool stochastic = How == Rounding::stochastic;
+      for (int i = 0; i < 16; i += 8) words[(g + i) / 8] = FastE2M1::word<stochastic>(v + g + i, scale.multiplier, random.word, i);
+      continue;
+    }
+#endif
     Real squares[16], products[16];
     Word word = Lanes::word(0);
 #pragma GCC unroll 16
@@ -69,8 +76,10 @@ inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, 
   if constexpr (Format::whole) {
     return encode_block<Format, How, true>(v, count, *given, draw, group, group_stride, words);
   } else {
-    Word b = Lanes::word(0);
-    for (int i = 0; i < count; i++) b = Lanes::larger(b, Lanes::bits(v[i]) & 0x7fffffffu);
+    Word each[4] = {};
+    for (int i = 0; i < count; i += 4)
+      for (int k = 0; k < 4; k++) each[k] = Lanes::larger(each[k], Lanes::bits(v[i + k]) & 0x7fffffffu);
+    Word b = Lanes::larger(Lanes::larger(each[0], each[1]), Lanes::larger(each[2], each[3]));
     const bool nan = Lanes::some_above(b, INFINITE);
     if (nan) {
       b = Lanes::word(0);
@@ -121,6 +130,19 @@ inline void emit_scales(float* p, int64_t stride, int lanes, Word stored) {
   float values[Lanes::width];
   Lanes::store(values, stored);
   for (int l = 0; l < lanes; l++) p[l * stride] = values[l];
+}
+
+// The same for `count` scales of each lane that follow one another.
+inline void emit_scales_of(uint8_t* p, int64_t stride, int lanes, int count, const Word* stored) {
+  Word words[SPAN / 16 / 4];
+  int k = 0;
+  for (; k + 4 <= count; k += 4)
+    words[k / 4] = stored[k] | stored[k + 1] << 8 | stored[k + 2] << 16 | stored[k + 3] << 24;
+  emit_words(p, stride, lanes, k / 4, words);
+  for (; k < count; k++) emit_scales(p + k, stride, lanes, stored[k]);
+}
+inline void emit_scales_of(float* p, int64_t stride, int lanes, int count, const Word* stored) {
+  for (int k = 0; k < count; k++) emit_scales(p + k, stride, lanes, stored[k]);
 }
 
 // What a call asks for, in common over all formats; null where the contract has no such argument.
@@ -178,7 +200,9 @@ inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& out
     const int64_t last = end * across;
     for (int64_t unit = begin * across; unit < last; unit += W) {
       const int lanes = (int)(last - unit < W ? last - unit : W);
-      load_lines(v, source + (unit - begin * across) * block, block, lanes, block);
+      const T* const from = source + (unit - begin * across) * block;
+      for (int i = 0; i < W * block; i += 64 / (int)sizeof(T)) __builtin_prefetch(from + 4 * W * block + i);
+      load_lines(v, from, block, lanes, block);
       const Word stored = quantize_block<Format, How>(v, block, outers.of(unit, across, lanes), q.scaling, &outers.whole, q.draw,
                                                       (uint64_t)(unit * (block / 16)), block / 16, words);
       emit_words(q.codes + unit * (block * bits / 8), block * bits / 8, lanes, block * bits / 32, words);
@@ -217,22 +241,30 @@ inline void quantize_rows(const Request<Format>& q, const Act* x, int64_t rows, 
 
 template <class Format, Rounding How, class Act>
 inline void quantize_columns(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
-  constexpr int bits = Format::Element::bits, block = Format::block;
+  constexpr int W = Lanes::width, bits = Format::Element::bits, block = Format::block, words = SPAN * bits / 32, blocks = SPAN / block;
   const Outers<Format> outers(q);
   const Rotation rotation = q.hadamard ? Rotation(q.hadamard, q.signs) : Rotation();
   const int64_t across = (rows + block - 1) / block, bytes = rows * bits / 8;
-  parallel_spans(rows, cols, [&](int64_t r, int count, int64_t c, int lanes) {
-    Real v[SPAN];
-    Word words[SPAN * bits / 32];
-    load_panel(v, x + r * cols + c, cols, lanes, count);
-    if (q.hadamard) rotation.apply<IsBf16<Act>::value>(v, count);
-    const Outer<Lanes> outer = outers.of(c, 1, lanes);
-    for (int i = 0; i < count; i += block) {
-      const Word stored = quantize_block<Format, How>(
-          v + i, block < count - i ? block : count - i, outer, q.scaling, &outers.whole, q.draw,
-          (uint64_t)(c * (rows / 16) + (r + i) / 16), (uint64_t)(rows / 16), words + i * bits / 32);
-      if (!Format::whole) emit_scales(q.scales + c * across + (r + i) / block, across, lanes, stored);
+  const int height = q.hadamard > block ? q.hadamard : block;
+  parallel_spans(rows, cols, [&](int64_t r, int count, int64_t from, int64_t to) {
+    Word codes[PANEL / W * words], stored[PANEL / W * blocks];
+    each_piece(count, height, from, to, [&](int first, int n, int64_t c, int lanes, int panel) {
+      Real v[SPAN];
+      load_panel(v, x + (r + first) * cols + c, cols, lanes, n);
+      if (q.hadamard) rotation.apply<IsBf16<Act>::value>(v, n);
+      const Outer<Lanes> outer = outers.of(c, 1, lanes);
+      for (int i = 0; i < n; i += block) {
+        const int at = first + i;
+        stored[panel * blocks + at / block] = quantize_block<Format, How>(
+            v + i, block < n - i ? block : n - i, outer, q.scaling, &outers.whole, q.draw,
+            (uint64_t)(c * (rows / 16) + (r + at) / 16), (uint64_t)(rows / 16), codes + panel * words + at * bits / 32);
+      }
+    });
+    for (int64_t c = from; c < to; c += W) {
+      const int lanes = (int)(to - c < W ? to - c : W), panel = (int)((c - from) / W);
+      emit_words(q.codes + c * bytes + r * bits / 8, bytes, lanes, count * bits / 32, codes + panel * words);
+      if (!Format::whole)
+        emit_scales_of(q.scales + c * across + r / block, across, lanes, (count + block - 1) / block, stored + panel * blocks);
     }
-    emit_words(q.codes + c * bytes + r * bits / 8, bytes, lanes, count * bits / 32, words);
   });
 }
