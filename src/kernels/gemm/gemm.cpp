@@ -9,13 +9,13 @@ struct Operand {
   bool round;
   int64_t row_stride, column_stride;
 
-  template <int width> void pack(int64_t first, int64_t rows, int64_t k, float* panel) const {
-    const int64_t at = first * row_stride;
+  template <int width> void pack(int64_t first, int64_t rows, int64_t l, int64_t k, float* panels, int64_t stride) const {
+    const int64_t at = first * row_stride + l * column_stride;
     const bf16* halves = static_cast<const bf16*>(data) + at;
     const float* floats = static_cast<const float*>(data) + at;
-    if (is_bf16) pack_panel<ReadBf16, width>(halves, row_stride, column_stride, rows, k, panel);
-    else if (round) pack_panel<ReadRounded, width>(floats, row_stride, column_stride, rows, k, panel);
-    else pack_panel<ReadFloat, width>(floats, row_stride, column_stride, rows, k, panel);
+    if (is_bf16) pack_panels<ReadBf16, width>(halves, row_stride, column_stride, rows, k, panels, stride);
+    else if (round) pack_panels<ReadRounded, width>(floats, row_stride, column_stride, rows, k, panels, stride);
+    else pack_panels<ReadFloat, width>(floats, row_stride, column_stride, rows, k, panels, stride);
   }
 };
 

@@ -11,6 +11,29 @@
   for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < (count); i += (int64_t)gridDim.x * blockDim.x)
 #define EACH_BLOCK(i, count) for (int64_t i = blockIdx.x; i < (count); i += gridDim.x)
 
+// Eight consecutive elements as FP32; their address is a multiple of 16 bytes, of 32 for FP32 that lie so.
+struct Eight {
+  float v[8];
+};
+__device__ inline Eight load_eight(const bf16* from) {
+  const uint4 words = *reinterpret_cast<const uint4*>(from);
+  return Eight{{float_of(words.x << 16), float_of(words.x & 0xffff0000u), float_of(words.y << 16), float_of(words.y & 0xffff0000u),
+                float_of(words.z << 16), float_of(words.z & 0xffff0000u), float_of(words.w << 16), float_of(words.w & 0xffff0000u)}};
+}
+__device__ inline Eight load_eight(const float* from) {
+  const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
+  return Eight{{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+}
+__device__ inline uint32_t bf16_pair(float low, float high) { return bf16_bits(low) | (uint32_t)bf16_bits(high) << 16; }
+__device__ inline void store_eight(bf16* to, const Eight& x) {
+  *reinterpret_cast<uint4*>(to) =
+      make_uint4(bf16_pair(x.v[0], x.v[1]), bf16_pair(x.v[2], x.v[3]), bf16_pair(x.v[4], x.v[5]), bf16_pair(x.v[6], x.v[7]));
+}
+__device__ inline void store_eight(float* to, const Eight& x) {
+  reinterpret_cast<float4*>(to)[0] = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
+  reinterpret_cast<float4*>(to)[1] = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
+}
+
 // A kernel with `act` arguments is a device function template over their type; this gives it its two entry points.
 #define EXPORT_CUDA_ACT(name)                                                      \
   extern "C" __global__ void name##_f32(name##_args<float> a) { name(a); }         \

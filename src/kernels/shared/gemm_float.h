@@ -1,100 +1,127 @@
 // The product of two operands that pack into FP32 panels, c (+)= alpha * a * b.
 //
-// B is packed once. A task packs some rows of A into its own second cache, and takes one panel of B after another past them.
-// An element of C is the sum of its blocks of the contraction in order, each summed in order, wherever its tile begins.
+// B is packed once. A task packs rows of A, one block of the contraction after another, into its second cache, and takes panel after panel of B past
+// them. An element of C is the sum of its blocks of the contraction in order, each summed in order, wherever its tile begins.
 #pragma once
 #include "gemm.h"
 #include "gemm_panel.h"
 
 constexpr int64_t contraction_block = 1024;
-// Panels of B for which a task goes through a block of the contraction before it turns to the next block.
-constexpr int64_t panels_at_once = 16;
-// What is packed of B at a time.
-constexpr int64_t packed_floats = int64_t{1} << 24;
+// What is packed of B at a time, and what a task packs of A: less than half of a second cache of 1 MB.
+constexpr int64_t packed_floats = int64_t{1} << 24, block_floats = 8 * 14 * 1024;
+// Panels of B in a piece of packing, and at least in a task where A is packed more than once for it.
+constexpr int64_t panels_together = 8;
+// Panels of B at most in a task whose sums are kept beside C.
+constexpr int64_t panels_beside = 16;
 
-// Panels of rows begin .. end-1 of an operand.
-template <int width> struct Panels {
-  int64_t begin, end, stride;
+// Columns first .. end-1 of B in panels of tile_columns: panel after panel, each over the whole contraction.
+struct Columns {
+  int64_t first, end, k;
   float* data;
+  int64_t count() const { return ceil_div(end - first, tile_columns); }
+  int64_t column(int64_t panel) const { return first + panel * tile_columns; }
+  int64_t width(int64_t panel) const { return end - column(panel) < tile_columns ? end - column(panel) : tile_columns; }
+  float* at(int64_t panel, int64_t l) const { return data + (panel * k + l) * tile_columns; }
+};
 
-  Panels(int slot, int64_t begin, int64_t end, int64_t k) : begin(begin), end(end), stride(panel_stride(width, k)) {
-    data = static_cast<float*>(scratch(slot, stride * count() * 4));
+template <class B> static void pack_columns(const Columns& columns, const B& b) {
+  const int64_t across = ceil_div(columns.count(), panels_together), deep = ceil_div(columns.k, contraction_block);
+  parallel_for(across * deep, [&](int64_t task) {
+    const int64_t first = columns.first + task % across * panels_together * tile_columns, l = task / across * contraction_block;
+    const int64_t last = first + panels_together * tile_columns;
+    b.template pack<tile_columns>(first, (last < columns.end ? last : columns.end) - first, l,
+                                  columns.k - l < contraction_block ? columns.k - l : contraction_block,
+                                  columns.at(task % across * panels_together, l), columns.k * tile_columns);
+  });
+}
+
+// Rows top .. bottom-1 of C against panels left .. right-1 of B.
+struct FloatTask {
+  const Output& c;
+  const Columns& b;
+  int64_t top, bottom, left, right;
+  float alpha;
+
+  template <class A> void run(const A& a) const {
+    const int64_t most = b.k < contraction_block ? b.k : contraction_block, a_stride = panel_stride(tile_rows, most);
+    const int64_t count = ceil_div(bottom - top, tile_rows);
+    float* a_panels = static_cast<float*>(scratch(1, count * a_stride * 4));
+    float* sums = c.is_bf16 ? static_cast<float*>(scratch(2, count * tile_rows * columns() * 4)) : nullptr;
+    for (int64_t l = 0; l == 0 || l < b.k; l += contraction_block) {
+      const int64_t length = b.k - l < contraction_block ? b.k - l : contraction_block;
+      a.template pack<tile_rows>(top, bottom - top, l, length, a_panels, a_stride);
+      const int64_t step = tile_columns / count;
+      for (int64_t q = left; q < right; q++)
+        for (int64_t p = 0; p < count; p++)
+          multiply(a_panels + p * a_stride, p, q, l, length, sums, {b.at(q + 1, l) + p * step * length, step});
+    }
+    if (c.is_bf16) round(sums);
   }
-  int64_t count() const { return ceil_div(end - begin, width); }
-  int64_t first(int64_t panel) const { return begin + panel * width; }
-  int64_t rows(int64_t panel) const { return end - first(panel) < width ? end - first(panel) : width; }
-  template <class Operand> void pack(const Operand& x, int64_t panel, int64_t k) const {
-    x.template pack<width>(first(panel), rows(panel), k, data + panel * stride);
+
+  int64_t columns() const { return (right - left) * tile_columns; }
+
+  // Adds block l .. l+length-1 to the tile of row panel p and panel q of B.
+  void multiply(const float* a_panel, int64_t p, int64_t q, int64_t l, int64_t length, float* sums, Ahead ahead) const {
+    const int64_t row = top + p * tile_rows, rows = bottom - row < tile_rows ? bottom - row : tile_rows, width = b.width(q);
+    const Tile tile = tiles.of_rows[rows];
+    if (c.is_bf16) {
+      float* to = sums + p * tile_rows * columns() + (q - left) * tile_columns;
+      tile(length, alpha, a_panel, b.at(q, l), to, columns(), l > 0, ahead);
+      return;
+    }
+    float* to = static_cast<float*>(c.data) + row * c.stride + b.column(q);
+    const bool add = l > 0 || c.accumulate;
+    if (width == tile_columns) {
+      tile(length, alpha, a_panel, b.at(q, l), to, c.stride, add, ahead);
+      return;
+    }
+    alignas(64) float edge[tile_rows * tile_columns];
+    tile(length, alpha, a_panel, b.at(q, l), edge, tile_columns, false, ahead);
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t j = 0; j < width; j++) {
+        const float y = edge[r * tile_columns + j];
+        to[r * c.stride + j] = add ? to[r * c.stride + j] + y : y;
+      }
+  }
+
+  void round(const float* sums) const {
+    const int64_t first = b.column(left), last = b.column(right) < b.end ? b.column(right) : b.end;
+    for (int64_t i = top; i < bottom; i++)
+      for (int64_t j = first; j < last; j++) c.put(i, j, sums[(i - top) * columns() + j - first]);
   }
 };
 
-// All rows of `a` against panels b_begin .. b_end-1.
-inline void multiply_block(const Output& c, const Panels<tile_rows>& a, const Panels<tile_columns>& b, int64_t b_begin,
-                           int64_t b_end, int64_t k, float alpha) {
-  const int64_t a_count = a.count();
-  const int64_t columns = (b_end - b_begin) * tile_columns;
-  float* sums = nullptr;
-  if (c.is_bf16) sums = static_cast<float*>(scratch(2, a_count * tile_rows * columns * 4));
-  for (int64_t l = 0; l == 0 || l < k; l += contraction_block) {
-    const int64_t length = k - l < contraction_block ? k - l : contraction_block;
-    for (int64_t q = b_begin; q < b_end; q++) {
-      const float* b_panel = b.data + q * b.stride + l * tile_columns;
-      for (int64_t p = 0; p < a_count; p++) {
-        const float* a_panel = a.data + p * a.stride + l * tile_rows;
-        const int64_t rows = a.rows(p), width = b.rows(q);
-        if (c.is_bf16) {
-          float* to = sums + p * tile_rows * columns + (q - b_begin) * tile_columns;
-          tiles.of_rows[rows](length, alpha, a_panel, b_panel, to, columns, l > 0);
-        } else if (width == tile_columns) {
-          float* to = static_cast<float*>(c.data) + a.first(p) * c.stride + b.first(q);
-          prefetch_tile(to, c.stride, rows, tile_columns);
-          tiles.of_rows[rows](length, alpha, a_panel, b_panel, to, c.stride, l > 0 || c.accumulate);
-        } else {
-          alignas(64) float edge[tile_rows * tile_columns];
-          tiles.of_rows[rows](length, alpha, a_panel, b_panel, edge, tile_columns, false);
-          for (int64_t r = 0; r < rows; r++) {
-            float* to = static_cast<float*>(c.data) + (a.first(p) + r) * c.stride + b.first(q);
-            for (int64_t j = 0; j < width; j++) {
-              const float y = edge[r * tile_columns + j];
-              to[j] = l > 0 || c.accumulate ? to[j] + y : y;
-            }
-          }
-        }
-      }
-    }
+// c (+)= alpha * a * b for the columns of b, which are packed.
+template <class A> static void multiply_columns(const Output& c, const A& a, const Columns& b, int64_t m, float alpha) {
+  const int64_t threads = thread_count(), row_panels = ceil_div(m, tile_rows), panels = b.count();
+  const int64_t most = block_floats / (tile_rows * (b.k < 1 ? 1 : (b.k < contraction_block ? b.k : contraction_block)));
+  const auto at_most = [](int64_t x, int64_t limit) { return x < limit ? x : limit; };
+  int64_t tall = ceil_div(row_panels, most < 1 ? 1 : most), across = c.is_bf16 ? ceil_div(panels, panels_beside) : 1;
+  // A few tasks for each thread: first by columns, because a task reads all of its columns again for every block of rows.
+  if (threads > 1 && tall * across < 4 * threads) {
+    const int64_t wide = at_most(ceil_div(4 * threads, tall), panels / panels_together);
+    if (wide > across) across = wide;
+    const int64_t high = at_most(ceil_div(4 * threads, across), ceil_div(row_panels, 2));
+    if (high > tall) tall = high;
   }
-  if (!c.is_bf16) return;
-  const int64_t first = b.first(b_begin), last = b.first(b_end) < b.end ? b.first(b_end) : b.end;
-  for (int64_t p = 0; p < a_count; p++)
-    for (int64_t r = 0; r < a.rows(p); r++)
-      for (int64_t j = first; j < last; j++)
-        c.put(a.first(p) + r, j, sums[(p * tile_rows + r) * columns + j - first]);
+  if (tall * across % threads != 0) tall = at_most(ceil_div(tall, threads) * threads, row_panels);
+  parallel_for(tall * across, [&](int64_t task) {
+    const int64_t i = task / across, j = task % across;
+    const int64_t top = row_panels * i / tall * tile_rows, bottom = row_panels * (i + 1) / tall * tile_rows;
+    const FloatTask part{c, b, top, bottom < m ? bottom : m, panels * j / across, panels * (j + 1) / across, alpha};
+    part.run(a);
+  });
 }
 
-// Rows in a task's block: small enough for the second cache, many enough to read B seldom.
-inline int64_t rows_per_task(int64_t m) {
-  const int64_t panels = ceil_div(m, tile_rows), wanted = ceil_div(panels, 4 * thread_count());
-  return tile_rows * (wanted < 2 ? 2 : (wanted > 8 ? 8 : wanted));
-}
-
-// c (+)= alpha * a * b. An operand packs rows first .. first+rows-1 into a panel: pack<width>(first, rows, k, panel).
+// c (+)= alpha * a * b. An operand packs `rows` rows from `first` on and k columns from l on into panels that are `stride` floats apart:
+// pack<width>(first, rows, l, k, panels, stride).
 template <class A, class B>
 static void multiply_floats(const Output& c, const A& a, const B& b, int64_t m, int64_t n, int64_t k, float alpha) {
   const int64_t most = packed_floats / (k + 1) / tile_columns * tile_columns, step = most < tile_columns ? tile_columns : most;
-  const int64_t height = rows_per_task(m), tall = ceil_div(m, height);
-  for (int64_t left = 0; left < n; left += step) {
-    const Panels<tile_columns> columns(0, left, left + step < n ? left + step : n, k);
-    const int64_t panels = columns.count();
-    parallel_for(panels, [&](int64_t panel) { columns.pack(b, panel, k); });
-    const int64_t wanted = ceil_div(4 * thread_count(), tall), across = wanted < panels ? wanted : panels;
-    parallel_for(tall * across, [&](int64_t task) {
-      const int64_t top = task / across * height, part = task % across;
-      const Panels<tile_rows> rows(1, top, top + height < m ? top + height : m, k);
-      for (int64_t panel = 0; panel < rows.count(); panel++) rows.pack(a, panel, k);
-      const int64_t last = panels * (part + 1) / across;
-      for (int64_t panel = panels * part / across; panel < last; panel += panels_at_once)
-        multiply_block(c, rows, columns, panel, panel + panels_at_once < last ? panel + panels_at_once : last, k,
-                       alpha);
-    });
+  for (int64_t first = 0; first < n; first += step) {
+    Columns columns{first, first + step < n ? first + step : n, k, nullptr};
+    columns.data = static_cast<float*>(scratch(0, columns.count() * k * tile_columns * 4));
+    pack_columns(columns, b);
+    multiply_columns(c, a, columns, m, alpha);
   }
 }

@@ -22,15 +22,17 @@ template <class Scale> struct Fp8Operand {
   int64_t length, block;
   Scale scale;
 
-  template <int width> void pack(int64_t first, int64_t rows, int64_t k, float* panel) const {
-    pack_panel<ReadE4m3, width>(codes + first * length, length, 1, rows, k, panel);
-    for (int64_t begin = 0; begin < k; begin += block) {
-      const int64_t end = begin + block < k ? begin + block : k;
-      float scales[width] = {};
-      for (int64_t r = 0; r < rows; r++) scales[r] = scale(first + r, begin / block);
-      for (int64_t l = begin; l < end; l++)
-        for (int64_t r = 0; r < width; r++) panel[l * width + r] *= scales[r];
-    }
+  template <int width> void pack(int64_t first, int64_t rows, int64_t l, int64_t k, float* panels, int64_t stride) const {
+    pack_panels<ReadE4m3, width>(codes + first * length + l, length, 1, rows, k, panels, stride);
+    for (int64_t i = 0; i < rows; i += width)
+      for (int64_t begin = 0; begin < k; begin += block) {
+        const int64_t end = begin + block < k ? begin + block : k, count = rows - i < width ? rows - i : width;
+        float* to = panels + i / width * stride;
+        float scales[width] = {};
+        for (int64_t r = 0; r < count; r++) scales[r] = scale(first + i + r, (l + begin) / block);
+        for (int64_t at = begin; at < end; at++)
+          for (int64_t r = 0; r < width; r++) to[at * width + r] *= scales[r];
+      }
   }
 };
 
@@ -38,7 +40,7 @@ struct PlainFp8Operand {
   const uint8_t* codes;
   int64_t length;
 
-  template <int width> void pack(int64_t first, int64_t rows, int64_t k, float* panel) const {
-    pack_panel<ReadE4m3, width>(codes + first * length, length, 1, rows, k, panel);
+  template <int width> void pack(int64_t first, int64_t rows, int64_t l, int64_t k, float* panels, int64_t stride) const {
+    pack_panels<ReadE4m3, width>(codes + first * length + l, length, 1, rows, k, panels, stride);
   }
 };

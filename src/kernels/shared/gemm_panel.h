@@ -45,12 +45,21 @@ inline int64_t panel_stride(int64_t width, int64_t k) { return (width * k + 15) 
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Memory that will be read soon: the tile asks for `step` floats of it in each step of its contraction.
+struct Ahead {
+  const float* next;
+  int64_t step;
+};
+
 // c[R][tile_columns] = alpha * sum over l of a[l][r] * b[l][column], or added to c.
-template <int R> inline void tile(int64_t k, float alpha, const float* a, const float* b, float* c, int64_t c_stride, bool add) {
+template <int R>
+inline void tile(int64_t k, float alpha, const float* a, const float* b, float* c, int64_t c_stride, bool add, Ahead ahead) {
   vec acc[R][2];
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = vec_set(0);
-  for (int64_t l = 0; l < k; l++) {
+  const auto step = [&] {
+    __builtin_prefetch(a + 16 * tile_rows);
+    for (int column = 0; column < tile_columns; column += 16) __builtin_prefetch(b + 8 * tile_columns + column);
     const vec b0 = vec_load(b), b1 = vec_load(b + vec_lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
@@ -60,6 +69,18 @@ template <int R> inline void tile(int64_t k, float alpha, const float* a, const 
     }
     a += tile_rows;
     b += tile_columns;
+  };
+  // The lines of C are asked for while the tile is being computed, one row in a step: writing them would otherwise wait for memory. For
+  // reading, because asking for ownership was slower where it was measured (Zen 5).
+  int64_t l = 0;
+  for (; l < R && l < k; l++) {
+    for (int column = 0; column < tile_columns; column += 16) __builtin_prefetch(c + l * c_stride + column);
+    step();
+  }
+  for (; l < k; l++) {
+    __builtin_prefetch(ahead.next, 0, 2);
+    ahead.next += ahead.step;
+    step();
   }
   const vec scale = vec_set(alpha);
 #pragma GCC unroll 16
@@ -81,7 +102,7 @@ template <int R> inline void tile(int64_t k, float alpha, const float* a, const 
   }
 }
 
-using Tile = void (*)(int64_t k, float alpha, const float* a, const float* b, float* c, int64_t c_stride, bool add);
+using Tile = void (*)(int64_t k, float alpha, const float* a, const float* b, float* c, int64_t c_stride, bool add, Ahead ahead);
 
 template <int R> constexpr void list_tiles(Tile* tiles) {
   tiles[R] = tile<R>;
@@ -184,10 +205,10 @@ struct ReadRounded {
 };
 
 // Packs rows 0..rows-1 (at most `width`) and columns 0..k-1 of an operand whose element (i, l) is x[i * row_stride + l * column_stride]; absent rows
-// are zero. Writes up to vec_lanes floats past a panel whose width is no multiple of vec_lanes.
+// are zero. Writes up to vec_lanes floats past a panel whose width is no multiple of vec_lanes. `more`: the operand has a column k as well.
 template <class Read, int width>
 inline void pack_panel(const typename Read::Element* x, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k,
-                       float* panel) {
+                       float* panel, bool more = false) {
   static_assert(width % vec_lanes == 0 || width < vec_lanes);
   int64_t l = 0;
   if (column_stride == 1) {
@@ -207,20 +228,29 @@ inline void pack_panel(const typename Read::Element* x, int64_t row_stride, int6
         for (int i = 0; i < vec_lanes; i++) vec_store(panel + (l + i) * width + first, block[i]);
       }
   } else if (row_stride == 1 && rows == width) {
-    for (; l < k; l++) {
-      const auto* column = x + l * column_stride;
-      float* to = panel + l * width;
-      int i = 0;
+    // Whole vectors are read past the width of the panel, but not past the end of the operand.
+    const int64_t whole = more || width % vec_lanes == 0 ? k : k - 1;
+    for (; l < whole; l++)
 #pragma GCC unroll 4
-      for (; i + vec_lanes <= width; i += vec_lanes) vec_store(to + i, Read::many(column + i));
-      for (; i < width; i++) to[i] = Read::one(column + i);
-    }
+      for (int i = 0; i < width; i += vec_lanes) vec_store(panel + l * width + i, Read::many(x + l * column_stride + i));
   }
   for (; l < k; l++) {
     const auto* column = x + l * column_stride;
     float* to = panel + l * width;
     for (int64_t i = 0; i < width; i++) to[i] = i < rows ? Read::one(column + i * row_stride) : 0;
   }
+}
+
+// The same for any number of rows: panels of `width` rows, `stride` floats from one to the next. Where rows lie side by side, a few
+// columns go into all panels before the next ones are read: each of them is another page of memory.
+template <class Read, int width>
+inline void pack_panels(const typename Read::Element* x, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t k,
+                        float* panels, int64_t stride) {
+  const int64_t at_once = column_stride == 1 ? k : 16;
+  for (int64_t l = 0; l < k; l += at_once)
+    for (int64_t i = 0, p = 0; i < rows; i += width, p++)
+      pack_panel<Read, width>(x + i * row_stride + l * column_stride, row_stride, column_stride, rows - i < width ? rows - i : width,
+                              k - l < at_once ? k - l : at_once, panels + p * stride + l * width, l + at_once < k);
 }
 
 template <class T> struct ReadOf;

@@ -144,6 +144,8 @@ void* scratch(int slot, int64_t bytes) {
   if (region.bytes < bytes) {
     free(region.data);
     region.bytes = bytes + bytes / 4;
+    // A large page even for less: products spend less time on finding the pages of their panels.
+    if (region.bytes > (1 << 16) && region.bytes < (1 << 21)) region.bytes = 1 << 21;
     region.data = aligned(region.bytes);
   }
   return region.data;

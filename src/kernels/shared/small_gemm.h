@@ -37,12 +37,12 @@ inline void small_gemm(int64_t m, int64_t n, int64_t k, float alpha, const A* a,
         C* to = c + i * c_row + first;
         if constexpr (sizeof(C) == sizeof(float)) {
           if (columns == tile_columns) {
-            tiles.of_rows[rows](k, alpha, a_panel, b_panel, to, c_row, accumulate);
+            tiles.of_rows[rows](k, alpha, a_panel, b_panel, to, c_row, accumulate, {b_panel, 0});
             continue;
           }
         }
         alignas(64) float buffer[tile_rows * tile_columns];
-        tiles.of_rows[rows](k, alpha, a_panel, b_panel, buffer, tile_columns, false);
+        tiles.of_rows[rows](k, alpha, a_panel, b_panel, buffer, tile_columns, false, {b_panel, 0});
         for (int64_t r = 0; r < rows; r++)
           for (int64_t j = 0; j < columns; j++) {
             const float y = buffer[r * tile_columns + j];
