@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import type { CudaBackend } from '../src/backends/cuda/backend.ts'
 import { openCuda } from '../src/backends/cuda/open.ts'
@@ -7,8 +8,12 @@ import { openCorpus } from '../src/data/corpus.ts'
 import { add } from '../src/kernels/add/add.ts'
 import { gemmNt } from '../src/kernels/gemm/gemm.ts'
 import { kernels } from '../src/kernels/index.ts'
+import { listCheckpoints } from '../src/run/checkpoint.ts'
+import { openRun } from '../src/run/open.ts'
+import { readRoutes } from '../src/run/routes.ts'
 import type { DType } from '../src/tensor/dtype.ts'
 import { Tensor } from '../src/tensor/tensor.ts'
+import { train } from '../src/train/loop.ts'
 import { Trainer } from '../src/train/trainer.ts'
 import { FakeCuda } from './fake_cuda.ts'
 import { smallConfig, testFolder } from './training.ts'
@@ -156,6 +161,85 @@ describe('copies that do not wait', () => {
       large.write(new Uint8Array(2 ** 23).fill(7))
       assert.ok(large.read().every(value => value === 7))
     }))
+})
+
+/** Trains a few steps in a run directory. Kernels do nothing on these libraries, so what they would find is put where they would. */
+async function trainRun(
+  directory: string,
+  settings: Readonly<Record<string, string>>,
+  stopAfter: number,
+): Promise<void> {
+  const config = smallConfig(folder, 'backend=cuda', 'steps=8', 'checkpoint.every=2', 'validation.every=0')
+  const corpus = openCorpus(config.data.files, config.data.tokenizer)
+  const backend = fake.with(settings, () => open())
+  const trainer = new Trainer(config, backend, corpus)
+  const begin = trainer.begin.bind(trainer)
+  const healthy = { loss: 2, norm: 1, finite: true, updated: true, zero: [], nonFinite: [], nonFiniteOperands: [] }
+  trainer.begin = (step, sampled) => {
+    const result = fake.with(settings, () => begin(step, sampled))
+    return () => ({ ...result(), ...healthy, numerics: [] })
+  }
+  trainer.optimizer.nonFiniteWeights = () => []
+  const device = { backend: 'cuda', ...backend.description }
+  const run = openRun(directory, config, { halfbyte: '0.1.0', device, corpus: corpus.fingerprint })
+  const stop = new AbortController()
+  try {
+    await train(
+      run,
+      trainer,
+      {
+        until: stopAfter,
+        step: ({ step }) => {
+          if (step === stopAfter) stop.abort()
+        },
+      },
+      stop.signal,
+    )
+  } finally {
+    run.close()
+    fake.with({}, () => backend.close())
+  }
+}
+
+describe('routes of products in a run', () => {
+  it('are on record, are the same when it goes on, and another one stops it before a checkpoint', async () => {
+    const run = join(folder, 'routes')
+    await trainRun(run, {}, 3)
+    const [entry, ...others] = readRoutes(run)
+    assert.deepEqual(others, [])
+    assert.deepEqual([entry!.from, entry!.phase, entry!.device.device], [1, 0, 'Fake GPU'])
+    const served = Object.entries(entry!.products)
+    assert.ok(served.some(([product]) => product.startsWith('gemm_nvfp4 ')))
+    for (const [product, routes] of served)
+      if (product.startsWith('gemm_nvfp4 '))
+        for (const route of Object.keys(routes)) assert.match(route, /expand_a; .*expand_b; .*cuBLASLt bf16 to/)
+    const times = served.flatMap(([product, routes]) => (product.startsWith('gemm') ? Object.values(routes) : []))
+    // 8 linear layers and the head, three products each, two micro-batches
+    assert.equal(
+      times.reduce((sum, n) => sum + n, 0),
+      9 * 3 * 2,
+    )
+    await trainRun(run, {}, 4)
+    assert.deepEqual(readRoutes(run), [entry])
+    await assert.rejects(
+      trainRun(run, { ALGORITHM: '90' }, 8),
+      /training stopped at step 5: gemm_\S+ m=.* was served by .*algorithm 60, .* now by .*algorithm 90, .*delete .*routes\.json/,
+    )
+    assert.deepEqual(listCheckpoints(run), [3, 4])
+  })
+
+  it('may be others on another device', async () => {
+    const run = join(folder, 'devices')
+    await trainRun(run, {}, 2)
+    await trainRun(run, { ALGORITHM: '90', CAPABILITY: '100' }, 3)
+    assert.deepEqual(
+      readRoutes(run).map(({ from, device }) => [from, device.capability]),
+      [
+        [1, 9],
+        [3, 10],
+      ],
+    )
+  })
 })
 
 describe('a training step on a GPU', () => {

@@ -11,6 +11,7 @@ export const names = {
   metrics: 'metrics.jsonl',
   events: 'events.jsonl',
   numerics: 'numerics.jsonl',
+  routes: 'routes.json',
   checkpoints: 'checkpoints',
   lock: 'lock',
   /** In `checkpoints/<step>/`. */

@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
 import { readMetrics } from '../run/read.ts'
 import { isTraining } from '../run/records.ts'
+import { RouteLog } from '../run/routes.ts'
 import type { Run } from '../run/run.ts'
 import { diagnose, type Problem, parameterPlace, validationProblem, weightProblem } from './guards.ts'
 import { isSampled } from './numerics.ts'
@@ -48,6 +49,8 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
   if (run.checkpoint) trainer.restore(run.checkpoint)
   const spikes = new SpikeDetector()
   for (const record of readMetrics(run.directory)) if (isTraining(record)) spikes.observe(record.loss)
+  const { name, description } = trainer.model.backend
+  const routes = new RouteLog(run.directory, { backend: name, ...description }, run.startStep)
   const validateEvery = config.validation.every
   let validation: ValidationResult | undefined
   let loss: number | undefined
@@ -80,6 +83,7 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
     seconds += elapsed
     const problem = diagnose(result, () => trainer.optimizer.nonFiniteWeights())
     if (problem) stopFor(problem, begun.step)
+    if (result.routes) routes.check(begun.step, result.phase, result.routes)
     step = begun.step
     loss = result.loss
     if (trainer.model.phases.includes(step) && step < config.steps) {

@@ -25,6 +25,8 @@ export interface StepResult extends GradientReport {
   readonly nonFiniteOperands: readonly Place[]
   /** What quantisation did, if the step was sampled. */
   readonly numerics: readonly NumericsRecord[]
+  /** The first step of the recipe's phase. */
+  readonly phase: number
   /** What served the step's products, where a backend has a choice. */
   readonly routes: Routes | undefined
 }
@@ -113,9 +115,9 @@ export class Trainer {
     for (const [i, batch] of this.#batches.entries()) this.#upload(this.#sampler.batch(step, i), batch)
 
     const operands: OperandNumerics[] = []
-    const { backend } = model
+    const { backend, phase } = model
     if (sampled || !backend.capture) this.#compute(sampled ? made => operands.push(measure(made, step)) : undefined)
-    else backend.capture(`step of phase ${model.phase}`, () => this.#compute())
+    else backend.capture(`step of phase ${phase}`, () => this.#compute())
 
     const [loss, found, report] = [model.lossSum.readLater(), this.#found.readLater(), optimizer.report()]
     const routes = backend.takeRoutes?.()
@@ -123,7 +125,7 @@ export class Trainer {
     return () => {
       const [sum, targets] = loss() as unknown as [number, number]
       const nonFiniteOperands = this.#nonFiniteOperands(found() as Float32Array)
-      return { ...report(), loss: sum / targets, lr, nonFiniteOperands, numerics, routes }
+      return { ...report(), loss: sum / targets, lr, nonFiniteOperands, numerics, phase, routes }
     }
   }
 
