@@ -59,6 +59,16 @@ export const commands: readonly CommandRow[] = [
     load: async () => (await import('./generate.ts')).register,
   },
   {
+    name: 'export',
+    summary: 'write the weights of a run for transformers, vLLM, llama.cpp and others',
+    load: async () => (await import('./export.ts')).register,
+  },
+  {
+    name: 'import',
+    summary: 'make a run of a Hugging Face checkpoint, to train it further',
+    load: async () => (await import('./import.ts')).register,
+  },
+  {
     name: 'plot',
     summary: 'loss curves of one run or several, as an SVG picture',
     load: async () => (await import('./plot.ts')).register,

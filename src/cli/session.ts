@@ -21,12 +21,17 @@ export const openConfigured = ({ backend, threads, level }: RunConfig): Promise<
     report: toStderr,
   })
 
-/** @throws UserError if the config does not fit the text or the recipe. */
-export function createTrainer(config: RunConfig, backend: Backend, corpus: Corpus): Trainer {
+/** @throws UserError if the tokenizer has more tokens than the model. */
+export function checkTokenizer(config: RunConfig, corpus: Corpus): void {
   if (config.model.vocab < corpus.tokenizer.tokens)
     throw new UserError(
       `model.vocab: found ${config.model.vocab}, wanted at least ${corpus.tokenizer.tokens}, the tokens of the tokenizer ${corpus.tokenizer.name}`,
     )
+}
+
+/** @throws UserError if the config does not fit the text or the recipe. */
+export function createTrainer(config: RunConfig, backend: Backend, corpus: Corpus): Trainer {
+  checkTokenizer(config, corpus)
   return new Trainer(config, backend, corpus)
 }
 

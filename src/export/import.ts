@@ -1,7 +1,8 @@
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { basename, join, resolve } from 'node:path'
 import { UserError } from '../config/errors.ts'
 import type { RunConfig, RunPreset } from '../config/schema.ts'
+import { tokenizers } from '../data/tokenizer.ts'
 import { parameterSpecs } from '../model/parameters.ts'
 import { type CheckpointTensor, writeCheckpoint } from '../run/checkpoint.ts'
 import { writeDurably } from '../run/files.ts'
@@ -34,8 +35,22 @@ function architectureOf(config: HfConfig): Architecture {
   )
 }
 
-/** What a config.json and the name of its folder say of a run; the user says the rest. */
-export function importedPreset(config: HfConfig, name: string): RunPreset {
+/** What `data.tokenizer` names the tokenizer of a folder by; undefined if it has none. */
+export function importedTokenizer(folder: string): string | undefined {
+  const path = join(folder, 'tokenizer.json')
+  if (!existsSync(path)) return undefined
+  const text = readFileSync(path, 'utf8')
+  return Object.values(tokenizers).find(tokenizer => tokenizer.json() === text)?.name ?? path
+}
+
+/**
+ * What the config.json and the name of a folder say of a run; the user says the rest.
+ * @throws UserError naming a key whose value halfbyte cannot train
+ */
+export function importedPreset(folder: string): RunPreset {
+  const config = readHfConfig(folder)
+  const name = basename(resolve(folder))
+  const tokenizer = importedTokenizer(folder)
   if (config.quantization_config !== undefined)
     throw new UserError(
       'config.json: found quantization_config, wanted a checkpoint in floats, which training goes on from',
@@ -47,7 +62,7 @@ export function importedPreset(config: HfConfig, name: string): RunPreset {
     steps: 1000,
     recipe: 'nvfp4',
     model: architectureOf(config).model(config),
-    data: { sequence, batch: 8, micro_batch: 1 },
+    data: { sequence, batch: 8, micro_batch: 1, ...(tokenizer !== undefined && { tokenizer }) },
     optimizer: { lr: 1e-4 },
   }
 }

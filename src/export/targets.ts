@@ -1,5 +1,10 @@
+import { compressedTensors } from './compressed_tensors.ts'
 import { type Progress, writeCheckpointFolder } from './folder.ts'
+import { writeGguf } from './gguf.ts'
+import { ggufFile } from './gguf_export.ts'
 import { type ExportDtype, type ExportedTokenizer, hfCheckpoint } from './hf.ts'
+import { modelopt } from './modelopt.ts'
+import { type PackedLayout, type PackedSummary, packedCheckpoint } from './packed.ts'
 import type { ExportedRun } from './weights.ts'
 
 export interface ExportOptions {
@@ -8,6 +13,8 @@ export interface ExportOptions {
   /** Bytes of tensors in a file of a sharded checkpoint. */
   readonly shardBytes: number
   readonly progress: Progress
+  /** Told in a sentence what could not be as asked. */
+  readonly note: (sentence: string) => void
 }
 
 /** What was written. */
@@ -15,6 +22,8 @@ export interface Exported {
   readonly tensors: number
   /** Of tensors, without headers and files of text. */
   readonly bytes: number
+  /** Where layers are quantised. */
+  readonly packed?: PackedSummary | undefined
 }
 
 /** A layout that others read. */
@@ -23,6 +32,25 @@ export interface Target {
   readonly dtype: ExportDtype
   write(run: ExportedRun, tokenizer: ExportedTokenizer, out: string, options: ExportOptions): Exported
 }
+
+const packedTarget = (title: string, layout: PackedLayout): Target => ({
+  title,
+  dtype: 'bf16',
+  write(run, tokenizer, out, { dtype, shardBytes, progress }) {
+    const { checkpoint, summary } = packedCheckpoint(run, tokenizer, dtype, layout)
+    const bytes = writeCheckpointFolder(out, checkpoint, shardBytes, progress)
+    return { tensors: checkpoint.tensors.size, bytes, packed: summary }
+  },
+})
+
+const ggufTarget = (title: string, quantised: boolean): Target => ({
+  title,
+  dtype: 'bf16',
+  write(run, tokenizer, out, { dtype, progress, note }) {
+    const { metadata, tensors, packed } = ggufFile(run, tokenizer, { dtype, quantised }, note)
+    return { tensors: tensors.length, bytes: writeGguf(out, metadata, tensors, progress), packed }
+  },
+})
 
 /** What `--to` names. */
 export const targets: Readonly<Record<string, Target>> = {
@@ -35,4 +63,8 @@ export const targets: Readonly<Record<string, Target>> = {
       return { tensors: checkpoint.tensors.size, bytes }
     },
   },
+  'compressed-tensors': packedTarget('a folder for vLLM: FP4 codes of training, nvfp4 or mxfp4', compressedTensors),
+  modelopt: packedTarget('a folder for TensorRT-LLM, vLLM, SGLang: NVFP4 codes of training', modelopt),
+  gguf: ggufTarget('a file for llama.cpp: NVFP4 and MXFP4 codes of training in ggml blocks, the rest in floats', true),
+  'gguf-float': ggufTarget('a file for llama.cpp, in floats', false),
 }
