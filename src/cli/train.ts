@@ -12,6 +12,7 @@ import { createRunDirectory, openRun } from '../run/open.ts'
 import { formatCount } from '../run/quantities.ts'
 import { readConfig } from '../run/read.ts'
 import type { Run } from '../run/run.ts'
+import { logs } from '../run/tensorboard.ts'
 import { type Outcome, train } from '../train/loop.ts'
 import type { Trainer } from '../train/trainer.ts'
 import { describeRun, dryRunText, formatCounts } from './dry_run.ts'
@@ -41,6 +42,8 @@ run directory: ${run.directory}${run.startStep > 0 ? `, going on after step ${ru
 
 interface TerminalOptions {
   readonly profiling?: boolean | undefined
+  /** A kind of `logs` to write beside the run's own files. */
+  readonly log?: string | undefined
   /** What the user named the config by: a preset or a file. */
   readonly source?: string | undefined
   /** Stop after this step as if the user had asked to, and validate there. */
@@ -64,7 +67,7 @@ function loadRun(source: string, overrides: readonly string[]): RunConfig {
 export async function trainInTerminal(
   directory: string | undefined,
   config: RunConfig,
-  { profiling = false, source = config.name, until = config.steps }: TerminalOptions = {},
+  { profiling = false, log, source = config.name, until = config.steps }: TerminalOptions = {},
 ): Promise<void> {
   const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
@@ -73,6 +76,7 @@ export async function trainInTerminal(
   const origin = { halfbyte: packageVersion(), device, corpus: corpus.fingerprint }
   const notice = (sentence: string) => toStderr(`halfbyte: ${sentence}`)
   const run = openRun(directory ?? createRunDirectory(config.name), config, origin, notice)
+  if (log !== undefined) run.attach(logs[log]!(run.directory, run.startStep))
   const { signal, release } = stopOnSignals()
   const profile = profiling ? new Profile(backend) : undefined
   const display = createDisplay({ steps: until, tokensPerStep: trainer.tokensPerStep, stream: process.stdout })
@@ -148,12 +152,19 @@ function nextCommands(directory: string, { recipe }: RunConfig, source: string):
 }
 
 interface TrainOptions {
+  log?: string
   run?: string
   profile?: boolean
   dryRun?: boolean
   json?: boolean
   policy?: string
 }
+
+/** `--log` of train and resume. */
+const logOption = (): Option =>
+  new Option('--log <kind>', 'also write the records for another viewer, into the run directory').choices(
+    Object.keys(logs),
+  )
 
 export function register(program: Command): void {
   program
@@ -169,6 +180,7 @@ export function register(program: Command): void {
     .option('--dry-run', 'print sizes, memory and the format of every linear layer, then exit')
     .option('--json', 'with --dry-run: print JSON')
     .option('--profile', 'at the end, print the time that each kernel took')
+    .addOption(logOption())
     .addHelpText(
       'after',
       `
@@ -179,12 +191,13 @@ Examples:
   halfbyte train tiny
   halfbyte train tiny recipe=bf16 seed=2 --run runs/bf16-2
   halfbyte train small data.files=books/ data.sequence=512
+  halfbyte train tiny --log tensorboard          then: tensorboard --logdir runs
   halfbyte train tiny --policy runs/tiny-001/policy.yaml
   halfbyte train nemotron-nano-12b --dry-run`,
     )
-    .action(async (source: string, overrides: string[], { run, dryRun, json, profile, policy }: TrainOptions) => {
+    .action(async (source: string, overrides: string[], { run, dryRun, json, profile, policy, log }: TrainOptions) => {
       const config = loadRun(source, policy === undefined ? overrides : [`rules=${policy}`, ...overrides])
-      if (!dryRun) return trainInTerminal(run, config, { profiling: profile, source })
+      if (!dryRun) return trainInTerminal(run, config, { profiling: profile, source, log })
       process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
     })
 }
@@ -195,6 +208,7 @@ export function registerResume(program: Command): void {
     .description('Go on with an interrupted run from its last checkpoint, to the same bits as if it had not stopped.')
     .argument('<run>', 'run directory')
     .argument('[overrides...]', 'keys that change no numbers: threads=4, level=avx2, backend=reference')
+    .addOption(logOption())
     .addHelpText(
       'after',
       `
@@ -202,7 +216,7 @@ Examples:
   halfbyte resume runs/tiny-001
   halfbyte resume runs/tiny-001 threads=4`,
     )
-    .action(async (directory: string, overrides: string[]) => {
-      await trainInTerminal(directory, overrideConfig(readConfig(directory), overrides))
+    .action(async (directory: string, overrides: string[], { log }: { log?: string }) => {
+      await trainInTerminal(directory, overrideConfig(readConfig(directory), overrides), { log })
     })
 }

@@ -16,6 +16,7 @@ import {
   type TrainingRecord,
   type ValidationRecord,
 } from './records.ts'
+import type { RecordSink } from './tensorboard.ts'
 
 /** A run directory that this process alone writes to. */
 export class Run {
@@ -25,6 +26,7 @@ export class Run {
   readonly checkpoint: Checkpoint | undefined
   readonly #writers: Readonly<Record<RecordFile, RecordWriter>>
   readonly #unlock: () => void
+  readonly #sinks: RecordSink[] = []
   #saved: number | undefined
 
   constructor(directory: string, config: RunConfig, checkpoint: Checkpoint | undefined, unlock: () => void) {
@@ -43,16 +45,26 @@ export class Run {
     return this.checkpoint?.state.step ?? 0
   }
 
+  /** Hands all records from now on to `sink` too, and closes it with the run. */
+  attach(sink: RecordSink): void {
+    this.#sinks.push(sink)
+  }
+
   metrics(record: TrainingRecord | ValidationRecord): void {
-    this.#writers['metrics.jsonl'].write(record)
+    this.#record('metrics.jsonl', record)
   }
 
   event(record: EventRecord): void {
-    this.#writers['events.jsonl'].write(record)
+    this.#record('events.jsonl', record)
   }
 
   numerics(record: RunRecord): void {
-    this.#writers['numerics.jsonl'].write(record)
+    this.#record('numerics.jsonl', record)
+  }
+
+  #record(file: RecordFile, record: RunRecord): void {
+    this.#writers[file].write(record)
+    for (const sink of this.#sinks) sink.record(file, record)
   }
 
   /**
@@ -62,7 +74,7 @@ export class Run {
    */
   save(files: CheckpointFiles, state: TrainingState, write?: Write): void {
     if (this.#saved === state.step) return
-    for (const writer of Object.values(this.#writers)) writer.sync()
+    for (const writer of [...Object.values(this.#writers), ...this.#sinks]) writer.sync()
     writeCheckpoint(this.directory, files, state, write)
     this.#saved = state.step
     pruneCheckpoints(this.directory, this.config.checkpoint.keep)
@@ -74,7 +86,7 @@ export class Run {
   }
 
   close(): void {
-    for (const writer of Object.values(this.#writers)) writer.close()
+    for (const writer of [...Object.values(this.#writers), ...this.#sinks]) writer.close()
     this.#unlock()
   }
 }
