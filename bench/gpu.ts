@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { presets } from '../presets/index.ts'
 import { openBackend } from '../src/backends/open.ts'
@@ -9,22 +10,32 @@ import { kernels } from '../src/kernels/index.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import { Trainer } from '../src/train/trainer.ts'
 import { failedCases, largeCases, timeCase } from './gpu_kernels.ts'
+import { checkGraphs, checkMoves, checkResume, compareWithCpu, type Open, trainSteps } from './gpu_training.ts'
 
 /**
  * All that there is to know of a GPU in one script: whether every kernel's results are those of the reference, how long kernels take at their
  * bench sizes, and whether a preset trains. `node dist/bench/gpu.js --help` lists the options.
  */
 
-const usage = `usage: node dist/bench/gpu.js [options]
+const usage = `usage: node dist/bench/gpu.js [options] [overrides...]
 
-  --skip PARTS      parts to leave out: conformance, timing, training
+  --parts LIST      default: all of
+                      conformance   every kernel's results against the reference's
+                      timing        kernels at their bench sizes
+                      training      a preset trains: losses, tokens/s, memory
+                      graphs        the same bits with and without CUDA graphs
+                      resume        killed and resumed, the same bits as undisturbed
+                      moves         a run moves between cpu and cuda
+                      same          the same losses on cpu and cuda within 0.2 %
   --only PART       only kernels with PART in their name
   --preset NAME     what to train, default tiny
   --recipes LIST    default bf16,nvfp4
   --steps N         steps of training, default 60
   --every N         steps between printed losses, default 10
   --backend NAME    default cuda; cpu gives losses to compare with
+  --losses FILE     where the losses of the last training go, as JSON
   --libraries DIR   folder of NVIDIA's libraries, searched first
+  --kills N         of resume, default 4
   --profile         at the end of training, the time of each kernel; slows the steps
 `
 
@@ -46,7 +57,7 @@ function checkKernels(backend: Backend, reference: Backend, only: string): numbe
   return failures.length
 }
 
-function timeKernels(backend: Backend, only: string): void {
+function timeKernels(backend: Backend, only: string): number {
   const rows: string[][] = []
   const timed = kernels.flatMap(kernel =>
     kernel.cases.filter(({ bench }) => bench).map(testCase => [kernel, testCase] as const),
@@ -70,6 +81,7 @@ function timeKernels(backend: Backend, only: string): void {
   const right = (title: string) => ({ title, align: 'right' as const })
   const columns = [{ title: 'kernel' }, { title: 'size' }, right('ms'), right('GB/s'), right('TFLOP/s')]
   process.stdout.write(`${renderTable(columns, rows)}\n\n`)
+  return 0
 }
 
 interface Training {
@@ -79,49 +91,48 @@ interface Training {
   readonly steps: number
   readonly every: number
   readonly profile: boolean
+  readonly losses: string | undefined
   readonly overrides: readonly string[]
 }
 
-async function trainPreset(options: Training, open: () => Promise<Backend>): Promise<void> {
+async function trainPreset(options: Training, open: Open): Promise<void> {
   const { preset, recipe, steps, every, profile } = options
   const settings = [`recipe=${recipe}`, `backend=${options.backend}`, 'model.activations=bf16', ...options.overrides]
   const config = loadConfig(preset, settings, presets)
-  const backend = await open()
+  const backend = await open(options.backend)
   const trainer = new Trainer(config, backend, openCorpus(config.data.files, config.data.tokenizer, config.data))
   const watched = profile ? new Profile(backend) : undefined
   process.stdout.write(`${preset}, ${recipe}, ${trainer.model.parameters.count} weights:\n`)
-  let seconds = 0
-  const first = Math.min(5, steps - 1)
-  for (let step = 0; step < steps; step++) {
-    const start = performance.now()
-    const { loss, norm, finite } = trainer.step(step)
-    const elapsed = (performance.now() - start) / 1000
-    watched?.step(elapsed)
-    if (step >= first) seconds += elapsed
-    if (step % every === 0 || step === steps - 1 || !finite)
-      process.stdout.write(`  step ${step + 1}: loss ${loss.toFixed(5)}, gradient norm ${norm.toFixed(4)}\n`)
-  }
-  const speed = ((steps - first) * trainer.tokensPerStep) / seconds
+  let last = performance.now()
+  const { losses, milliseconds } = trainSteps(trainer, steps, (step, loss) => {
+    const now = performance.now()
+    watched?.step((now - last) / 1000)
+    last = now
+    if ((step - 1) % every === 0 || step === steps) process.stdout.write(`  step ${step}: loss ${loss.toFixed(5)}\n`)
+  })
+  if (options.losses) writeFileSync(options.losses, JSON.stringify(losses))
   process.stdout.write(`  validation loss ${trainer.validate().loss.toFixed(5)}\n`)
   process.stdout.write(
-    `  ${Math.round(speed)} tokens/s, ${((seconds / (steps - first)) * 1000).toFixed(2)} ms a step, ${(backend.usage.bytes / 2 ** 20).toFixed(0)} MiB\n`,
+    `  ${Math.round((trainer.tokensPerStep / milliseconds) * 1000)} tokens/s, ${milliseconds.toFixed(2)} ms a step, ${(backend.usage.bytes / 2 ** 20).toFixed(0)} MiB\n`,
   )
   if (watched) process.stdout.write(`${watched}\n`)
   backend.close()
 }
 
 async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({
+  const { values, positionals: overrides } = parseArgs({
     allowPositionals: true,
     options: {
-      skip: { type: 'string', default: '' },
+      parts: { type: 'string', default: 'conformance,timing,training,graphs,resume,moves,same' },
       only: { type: 'string', default: '' },
       preset: { type: 'string', default: 'tiny' },
       recipes: { type: 'string', default: 'bf16,nvfp4' },
       steps: { type: 'string', default: '60' },
       every: { type: 'string', default: '10' },
       backend: { type: 'string', default: 'cuda' },
+      losses: { type: 'string' },
       libraries: { type: 'string' },
+      kills: { type: 'string', default: '4' },
       profile: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -130,34 +141,52 @@ async function main(): Promise<number> {
     process.stdout.write(usage)
     return 0
   }
-  const open = () =>
-    openBackend(values.backend, kernels, {
+  const open: Open = (name, graphs) =>
+    openBackend(name, kernels, {
       ...(values.libraries === undefined ? {} : { libraries: values.libraries }),
+      ...(graphs === undefined ? {} : { graphs }),
       report: line => process.stderr.write(`${line}\n`),
     })
-  const skipped = values.skip.split(',')
-  const backend = await open()
-  const place = Object.entries(backend.description).map(([key, value]) => `${key} ${value}`)
-  process.stdout.write(`${backend.name}: ${place.join(', ')}\n\n`)
+  const { preset, every, profile, only, losses } = values
+  const recipes = values.recipes.split(',')
+  const steps = Number(values.steps)
+  const withBackend = async (use: (backend: Backend) => number | Promise<number>): Promise<number> => {
+    const backend = await open(values.backend)
+    const place = Object.entries(backend.description).map(([key, value]) => `${key} ${value}`)
+    process.stdout.write(`${backend.name}: ${place.join(', ')}\n\n`)
+    const failures = await use(backend)
+    backend.close()
+    return failures
+  }
+  const forEach = async (work: (recipe: string) => Promise<number>): Promise<number> => {
+    let failures = 0
+    for (const recipe of recipes) failures += await work(recipe)
+    return failures
+  }
+  /** Each returns how much of it failed. */
+  const parts: Readonly<Record<string, () => Promise<number>>> = {
+    conformance: () =>
+      withBackend(async backend => checkKernels(backend, await openBackend('reference', kernels), only)),
+    timing: () => withBackend(backend => timeKernels(backend, only)),
+    training: () =>
+      forEach(async recipe => {
+        await trainPreset(
+          { preset, recipe, backend: values.backend, steps, every: Number(every), profile, losses, overrides },
+          open,
+        )
+        return 0
+      }),
+    graphs: () => checkGraphs(preset, recipes, steps, overrides, open),
+    resume: () => checkResume(Number(values.kills)),
+    moves: () => checkMoves(open),
+    same: () => forEach(recipe => compareWithCpu(preset, recipe, steps, overrides, open)),
+  }
   let failures = 0
-  if (!skipped.includes('conformance'))
-    failures = checkKernels(backend, await openBackend('reference', kernels), values.only)
-  if (!skipped.includes('timing')) timeKernels(backend, values.only)
-  backend.close()
-  if (!skipped.includes('training'))
-    for (const recipe of values.recipes.split(',')) {
-      const { preset, steps, every, profile } = values
-      const training = {
-        preset,
-        recipe,
-        backend: values.backend,
-        steps: Number(steps),
-        every: Number(every),
-        profile,
-        overrides: positionals,
-      }
-      await trainPreset(training, open)
-    }
+  for (const name of values.parts.split(',')) {
+    const part = parts[name]
+    if (!part) throw new Error(`--parts: found ${name}, wanted some of ${Object.keys(parts).join(', ')}`)
+    failures += await part()
+  }
   return failures > 0 ? 1 : 0
 }
 
