@@ -1,0 +1,212 @@
+import assert from 'node:assert/strict'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, it } from 'node:test'
+import type { RunPreset } from '../src/config/schema.ts'
+import { ggufTypes } from '../src/export/gguf.ts'
+import { quantisedLayers, type WeightImage, WeightImages } from '../src/export/images.ts'
+import { targets } from '../src/export/targets.ts'
+import { openExportedRun } from '../src/export/weights.ts'
+import { decodeBf16, roundBf16 } from '../src/formats/bf16.ts'
+import { decode, e2m1, e4m3 } from '../src/formats/minifloat.ts'
+import { codeAt } from '../src/formats/quantize.ts'
+import { configOf, dense, hybrid, makeRun, ownFolder, tokenizer, weightsOf } from './exported_runs.ts'
+
+const folder = ownFolder()
+
+interface Stored {
+  readonly type: number
+  /** Outermost first. */
+  readonly shape: readonly number[]
+  readonly data: Buffer
+}
+
+/** Reads a GGUF file, field by field as its description has them. */
+function readGguf(bytes: Buffer): { metadata: Map<string, unknown>; tensors: Map<string, Stored> } {
+  let at = 0
+  const u32 = () => bytes.readUInt32LE((at += 4) - 4)
+  const u64 = () => Number(bytes.readBigUInt64LE((at += 8) - 8))
+  const string = (): string => {
+    const length = u64()
+    return bytes.toString('utf8', at, (at += length))
+  }
+  const values: Record<number, () => unknown> = {
+    4: u32,
+    5: () => bytes.readInt32LE((at += 4) - 4),
+    6: () => bytes.readFloatLE((at += 4) - 4),
+    7: () => bytes[at++] === 1,
+    8: string,
+    9: () => {
+      const [type, length] = [u32(), u64()]
+      return Array.from({ length }, () => values[type]!())
+    },
+  }
+  assert.equal(bytes.toString('latin1', 0, 4), 'GGUF')
+  at = 4
+  assert.equal(u32(), 3)
+  const [count, pairs] = [u64(), u64()]
+  const metadata = new Map(Array.from({ length: pairs }, () => [string(), values[u32()]!()]))
+  const entries = Array.from({ length: count }, () => {
+    const name = string()
+    const shape = Array.from({ length: u32() }, u64).reverse()
+    return { name, shape, type: u32(), offset: u64() }
+  })
+  const start = Math.ceil(at / 32) * 32
+  const tensors = new Map<string, Stored>()
+  for (const { name, shape, type, offset } of entries) {
+    const { block, bytes: size } = Object.values(ggufTypes).find(({ id }) => id === type)!
+    const length = (shape.reduce((product, n) => product * n, 1) / block) * size
+    assert.equal(offset % 32, 0)
+    assert.ok(start + offset + length <= bytes.length, name)
+    tensors.set(name, { type, shape, data: bytes.subarray(start + offset, start + offset + length) })
+  }
+  return { metadata, tensors }
+}
+
+let runs = 0
+function exported(target: string, preset: RunPreset, inputs: Readonly<Record<string, number>> = {}) {
+  const notes: string[] = []
+  const run = openExportedRun(makeRun(join(folder, `run-${++runs}`), configOf(preset), { inputs }), 10, () => {})
+  const out = join(folder, `${runs}.gguf`)
+  try {
+    const options = {
+      dtype: 'bf16',
+      shardBytes: 0,
+      progress: () => {},
+      note: (text: string) => notes.push(text),
+    } as const
+    const result = targets[target]!.write(run, tokenizer, out, options)
+    const images = new WeightImages(run.weights, quantisedLayers(run.config, 10))
+    const all = new Map<string, WeightImage>()
+    const scales = new Map<string, number>()
+    for (const parameter of quantisedLayers(run.config, 10).keys()) {
+      all.set(parameter, images.of(parameter))
+      scales.set(parameter, Math.fround(images.amax(parameter) / images.bound(parameter)))
+    }
+    return { ...readGguf(readFileSync(out)), result, images: all, scales, notes }
+  } finally {
+    run.close()
+  }
+}
+
+const floats = ({ type, data }: Stored): number[] =>
+  type === 0
+    ? [...new Float32Array(Uint8Array.from(data).buffer)]
+    : [...new Uint16Array(Uint8Array.from(data).buffer)].map(decodeBf16)
+
+/** Values of NVFP4 blocks as ggml defines them: sixteens of 8 bytes, element j low and j + 8 high, beside a scale each. */
+function decodeNvfp4({ data, shape }: Stored): number[][] {
+  const [rows, cols] = shape as [number, number]
+  return Array.from({ length: rows }, (_, row) =>
+    Array.from({ length: cols }, (_, col) => {
+      const at = ((row * cols + (col - (col % 64))) / 64) * 36
+      const [sixteen, j] = [(col % 64) >> 4, col % 16]
+      const byte = data[at + 4 + sixteen * 8 + (j % 8)]!
+      return decode(e2m1, j < 8 ? byte & 15 : byte >> 4) * decode(e4m3, data[at + sixteen]!)
+    }),
+  )
+}
+
+const imageRow = ({ cols, codes, scales }: WeightImage, row: number): number[] =>
+  Array.from(
+    { length: cols },
+    (_, col) => decode(e2m1, codeAt(codes, 4, row * cols + col)) * decode(e4m3, scales[(row * cols + col) >> 4]!),
+  )
+
+describe('export to GGUF', () => {
+  it('writes the codes and scales of training in blocks, a factor beside each', () => {
+    const name = 'backbone.layers.1.mixer.qkv_proj.weight'
+    const { tensors, images, scales, result } = exported('gguf', hybrid, { 'layers.1.mixer.qkv_proj': 5.25 })
+    const rows = ['q', 'k', 'v'].flatMap(part => decodeNvfp4(tensors.get(`blk.1.attn_${part}.weight`)!))
+    assert.deepEqual(
+      rows,
+      rows.map((_, row) => imageRow(images.get(name)!, row)),
+    )
+    for (const part of ['q', 'k', 'v']) {
+      assert.deepEqual(floats(tensors.get(`blk.1.attn_${part}.scale`)!), [scales.get(name)])
+      assert.deepEqual(floats(tensors.get(`blk.1.attn_${part}.input_scale`)!), [Math.fround(5.25 / 2688)])
+    }
+    assert.ok(!tensors.has('blk.0.ssm_in.input_scale'))
+    assert.deepEqual(tensors.get('blk.0.ssm_in.weight')!.shape, [196, 64])
+    assert.deepEqual([result.packed!.quantised, result.packed!.inputs], [8, false])
+    assert.ok(result.packed!.bf16Bytes / result.packed!.quantisedBytes > 3.5)
+  })
+
+  it('writes what is not quantised as llama.cpp has it', () => {
+    const { tensors, metadata } = exported('gguf', hybrid)
+    const stored = (name: string) => floats(tensors.get(name)!)
+    const prefix = 'backbone.layers.0.mixer.'
+    assert.deepEqual(
+      stored('blk.0.ssm_a'),
+      [...weightsOf(`${prefix}A_log`, [4])].map(v => Math.fround(-Math.exp(v))),
+    )
+    assert.deepEqual(tensors.get('blk.0.ssm_a')!.shape, [4, 1])
+    assert.deepEqual(tensors.get('blk.0.ssm_conv1d.weight')!.shape, [128, 4])
+    assert.deepEqual(tensors.get('blk.0.ssm_norm.weight')!.shape, [2, 32])
+    assert.deepEqual(stored('blk.0.ssm_dt.bias'), [...weightsOf(`${prefix}dt_bias`, [4])])
+    assert.equal(tensors.get('blk.4.ffn_up.weight')!.type, ggufTypes.bf16.id)
+    assert.deepEqual(stored('output.weight'), [...weightsOf('lm_head.weight', [272, 64])].map(roundBf16))
+    assert.deepEqual(metadata.get('nemotron_h.attention.head_count_kv'), [0, 2, 0, 0, 0])
+    assert.deepEqual(metadata.get('nemotron_h.feed_forward_length'), [0, 0, 128, 0, 128])
+    assert.deepEqual(metadata.get('nemotron_h.ssm.inner_size'), 64)
+  })
+
+  it('turns the rows of rotated heads to neighbouring pairs, in floats and in codes', () => {
+    const name = 'backbone.layers.2.mixer.qkv_proj.weight'
+    const preset = { ...dense, model: { ...dense.model, bf16_blocks: [2, 0] as [number, number] } }
+    const { tensors, images, metadata } = exported('gguf', preset)
+    const rotated = decodeNvfp4(tensors.get('blk.1.attn_k.weight')!)
+    const rows = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
+    for (const head of [0, 1])
+      for (const [i, row] of rows.entries())
+        assert.deepEqual(rotated[head * 16 + i], imageRow(images.get(name)!, 64 + head * 16 + row))
+    const plain = decodeNvfp4(tensors.get('blk.1.attn_v.weight')!)
+    assert.deepEqual(plain[1], imageRow(images.get(name)!, 97))
+    const first = weightsOf('backbone.layers.0.mixer.qkv_proj.weight', [128, 64])
+    const q = floats(tensors.get('blk.0.attn_q.weight')!)
+    assert.deepEqual(q.slice(64, 128), [...first.subarray(8 * 64, 9 * 64)].map(roundBf16))
+    assert.equal(metadata.get('arcee.block_count'), 2)
+    assert.equal(metadata.get('arcee.rope.freq_base'), 10000)
+  })
+
+  it('keeps what blocks do not divide in floats and says so', () => {
+    const narrow = { ...hybrid, model: { ...hybrid.model, hidden: 96, head_dim: 16 } }
+    const { tensors, notes, result } = exported('gguf', narrow)
+    assert.equal(tensors.get('blk.0.ssm_in.weight')!.type, ggufTypes.bf16.id)
+    assert.equal(tensors.get('blk.2.ffn_down.weight')!.type, ggufTypes.nvfp4.id)
+    assert.ok(
+      notes.includes("layers.0.mixer.in_proj stays in floats: GGUF's blocks of nvfp4 do not divide its 96 inputs"),
+    )
+    assert.equal(result.packed!.quantised, 8 - 4)
+  })
+
+  it('has MXFP4, and floats alone where the recipe or the layout wants them', () => {
+    assert.equal(exported('gguf', { ...hybrid, recipe: 'mxfp4' }).tensors.get('blk.0.ssm_in.weight')!.type, 39)
+    for (const [target, recipe] of [
+      ['gguf', 'bf16'],
+      ['gguf-float', 'nvfp4'],
+    ] as const) {
+      const { tensors, result, metadata } = exported(target, { ...hybrid, recipe })
+      assert.deepEqual([...new Set([...tensors.values()].map(({ type }) => type))].sort(), [0, 30])
+      assert.deepEqual([result.packed, metadata.get('general.file_type')], [undefined, 32])
+    }
+  })
+
+  it('writes the tokenizer, a token for every row', () => {
+    const { metadata } = exported('gguf', hybrid)
+    const get = (key: string) => metadata.get(`tokenizer.ggml.${key}`)
+    const [tokens, types] = [get('tokens'), get('token_type')] as [string[], number[]]
+    assert.deepEqual([tokens.length, tokens.slice(0, 4), tokens[256]], [272, ['a', 'b', 'ab', '[PAD3]'], '<|end|>'])
+    assert.deepEqual([types.length, types.slice(0, 4), types[256]], [272, [1, 1, 1, 5], 3])
+    assert.deepEqual([get('merges'), get('pre'), get('eos_token_id')], [['a b'], 'gpt-2', 256])
+  })
+
+  it('leaves nothing behind where a tensor fails', () => {
+    const run = openExportedRun(makeRun(join(folder, 'closed'), configOf(hybrid)), 10, () => {})
+    run.close()
+    const out = join(folder, 'failed.gguf')
+    const options = { dtype: 'bf16', shardBytes: 0, progress: () => {}, note: () => {} } as const
+    assert.throws(() => targets['gguf-float']!.write(run, tokenizer, out, options))
+    assert.ok(!existsSync(out) && !existsSync(`${out}.partial`))
+  })
+})
