@@ -46,13 +46,7 @@ try {
   tab.on('console', message => console.error(`console: ${message.text()}`))
   tab.on('pageerror', error => console.error(`error: ${error.message}`))
   await tab.goto(pathToFileURL(resolve(page)).href)
-  if (values.print)
-    await tab.pdf({
-      path: picture,
-      format: 'A4',
-      printBackground: false,
-      margin: { top: '12mm', bottom: '12mm', left: '12mm', right: '12mm' },
-    })
+  if (values.print) await tab.pdf({ path: picture, preferCSSPageSize: true })
   else await tab.screenshot({ path: picture, fullPage: values.full })
 } finally {
   await browser.close()

@@ -30,6 +30,8 @@ export interface Band {
 
 export interface RecipeCurves {
   readonly recipe: string
+  /** Whether a run of it has reached the end: curves of others may be out of all proportion. */
+  readonly finished: boolean
   /** Smoothed loss, mean over seeds, at `Curves.steps`; shorter if the runs are. */
   readonly loss: readonly number[]
   /** Of each seed, at `Curves.seedSteps`. */
@@ -45,8 +47,8 @@ export interface Curves {
   readonly total: number
   readonly steps: readonly number[]
   readonly seedSteps: readonly number[]
-  /** Last step before the learning rate decays; undefined if it does not, or no run is there. */
-  readonly decay: number | undefined
+  /** Steps at which something begins for several runs, and what. */
+  readonly rules: readonly { readonly step: number; readonly words: string }[]
   readonly recipes: readonly RecipeCurves[]
   readonly markers: readonly Marker[]
 }
@@ -110,13 +112,22 @@ export function curvesOf({ comparison, arms }: ReportedComparison): Curves {
     total,
     steps: stepsOf(total, group),
     seedSteps: stepsOf(total, seedGroup),
-    decay: schedule && schedule.decay > 0 ? total - Math.round(schedule.decay * total) : undefined,
+    rules: [
+      ...[...new Set(all.flatMap(({ origin }) => origin.branch?.step ?? []))].map(step => ({
+        step,
+        words: 'branches',
+      })),
+      ...(schedule && schedule.decay > 0
+        ? [{ step: total - Math.round(schedule.decay * total), words: 'learning rate decays' }]
+        : []),
+    ],
     recipes: recipes.map(recipe => {
       const runs = begun(arms.filter(({ arm }) => arm.recipe === recipe))
       const chosen = averages.get(recipe)!
       const band = recipe === baseline ? undefined : differenceCurve(baseline, recipe, compared)
       return {
         recipe,
+        finished: chosen.some(({ run }) => run!.status === 'finished'),
         loss: groupMeans(meanCurve(begun(chosen).map(({ smoothed }) => smoothed)), group),
         seeds: runs.length > 1 ? runs.map(({ smoothed }) => groupMeans(smoothed, seedGroup)) : [],
         validation: meanValidation(chosen),

@@ -114,13 +114,13 @@ export function eventsSection(arms: readonly ReportedArm[]): Markup {
 ${
   rows.length === 0
     ? html`<p>Nothing happened: no run diverged, none had a loss spike, none was interrupted.</p>`
-    : html`<table class="figures words"><thead><tr><th scope="col">run</th><th scope="col" class="number">step</th><th scope="col">event</th><th scope="col">what</th></tr></thead>
+    : html`<table class="cards words"><thead><tr><th scope="col">run</th><th scope="col" class="number">step</th><th scope="col">event</th><th scope="col">what</th></tr></thead>
 <tbody>${shown.map(
         ({
           arm,
           event,
         }) => html`<tr><th scope="row">${arm.recipe}, seed ${arm.seed}</th><td data-title="step" class="number">${whole(event.step)}</td>
-<td data-title="event" class="${kinds[event.event] === 'diverged' && 'no'}">${kinds[event.event] ?? event.event}</td><td data-title="what">${describeEvent(event)}</td></tr>`,
+<td data-title="event" class="${kinds[event.event] === 'diverged' && 'bad'}">${kinds[event.event] ?? event.event}</td><td data-title="what">${describeEvent(event)}</td></tr>`,
       )}</tbody></table>${rows.length > shown.length && html`<p class="small">and ${rows.length - shown.length} more in events.jsonl of the runs</p>`}`
 }</section>`
 }
@@ -152,23 +152,24 @@ export function configsSection(arms: readonly ReportedArm[]): Markup {
   const first = arms.find(({ run }) => run)?.run
   const names = unique(arms.map(({ arm }) => arm.recipe))
   const keys = differingKeys(arms)
-  return html`<section id="configs"><h2>What differs between the runs</h2>
-<table class="figures words"><thead><tr><th scope="col">recipe</th><th scope="col">what it is</th><th scope="col">linear layers at the first step</th></tr></thead>
+  return html`<section id="configs"><h2>${arms.length > 1 ? 'What differs between the runs' : 'The config'}</h2>
+<table class="cards words"><thead><tr><th scope="col">recipe</th><th scope="col">what it is</th><th scope="col">linear layers at the first step</th></tr></thead>
 <tbody>${names.map(
     name =>
       html`<tr><th scope="row">${name}</th><td data-title="what">${Object.hasOwn(recipes, name) ? recipes[name]!.title : ''}</td><td data-title="linear layers">${first && Object.hasOwn(recipes, name) && formatsOf(first.config, name)}</td></tr>`,
   )}</tbody></table>
 ${
   keys.length === 0
-    ? html`<p>Beside recipe and seed, every key of the configs is the same in all runs.</p>`
-    : html`<h3>Keys with more than one value</h3><table class="figures words"><thead><tr><th scope="col">key</th><th scope="col">value</th><th scope="col">runs</th></tr></thead><tbody>${keys.map(key => differenceRows(key, arms))}</tbody></table>`
+    ? arms.length > 1 && html`<p>Beside recipe and seed, every key of the configs is the same in all runs.</p>`
+    : html`<h3>Keys with more than one value</h3><table class="cards words"><thead><tr><th scope="col">key</th><th scope="col">value</th><th scope="col">runs</th></tr></thead><tbody>${keys.map(key => differenceRows(key, arms))}</tbody></table>`
 }
 ${first && html`<details><summary>The whole config, as of ${first.config.recipe} seed ${first.config.seed}</summary><pre>${JSON.stringify(first.config, null, 2)}</pre></details>`}
 </section>`
 }
 
+/** A command, broken into lines between its words alone. */
 const command = (text: string): Markup =>
-  html`<div class="command"><pre tabindex="0">${text}</pre><button type="button" class="copy">copy</button></div>`
+  html`<div class="command"><pre tabindex="0">${text.split(' ').map((word, i) => html`${i > 0 && ' '}<span>${word}</span>`)}</pre><button type="button" class="copy">copy</button></div>`
 
 /** Commands of one comparison: as recorded, with every override resolved, and run by run. */
 export function commandsOf({ comparison, arms }: ReportedComparison, presets: Presets): Markup {
@@ -178,6 +179,7 @@ export function commandsOf({ comparison, arms }: ReportedComparison, presets: Pr
     const text = runCommand(arm, presets)
     return text ? [{ arm: arm.arm, text }] : []
   })
+  if (recorded === '') return html`${runs.map(({ text }) => command(text))}`
   return html`${resolved && command(resolved)}
 ${resolved !== recorded && html`<p class="small">${resolved ? 'As it was called' : 'The command'}:</p>${command(recorded)}`}
 ${runs.length > 0 && html`<details><summary>Each run by itself</summary>${runs.map(({ arm, text }) => html`<p class="small">${arm.recipe}, seed ${arm.seed}</p>${command(text)}`)}</details>`}`

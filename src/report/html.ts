@@ -29,5 +29,8 @@ function render(part: Part): string {
 export const html = (texts: TemplateStringsArray, ...parts: readonly Part[]): Markup =>
   new Markup(texts.map((text, i) => (i === 0 ? text : render(parts[i - 1]) + text)).join(''))
 
+/** Figures with a true minus, and without a line break before the percent sign. */
+export const typeset = (figures: string): string => figures.replace(/(^|\s)-(?=\d)/g, '$1−').replaceAll(' %', '\u00a0%')
+
 /** A value for a script of type application/json: `<` is written so that no text can end the element. */
 export const json = (value: unknown): Markup => new Markup(JSON.stringify(value).replaceAll('<', '\\u003c'))

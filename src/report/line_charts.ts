@@ -1,5 +1,5 @@
 import { areaY, axisX, axisY, dot, gridY, lineY, type Markish, ruleX, ruleY, text } from '@observablehq/plot'
-import type { Curves } from './curves.ts'
+import type { Curves, Marker, RecipeCurves } from './curves.ts'
 import { dashOf, inkOf, type Picture, paint } from './picture.ts'
 
 /** Curves over steps: the loss, and the relative difference against the baseline. */
@@ -49,61 +49,83 @@ const line = { ...place, clip: true } as const
 /** The step from which curves are framed: before it the smoothed loss falls so steeply that all the rest would be flat. */
 const settled = ({ total }: Curves): number => total / 20
 
-/** Where the learning rate begins to fall. */
-const decayMarks = (decay: number | undefined, width: number, low: number): Markish[] =>
-  decay === undefined || decay < low
-    ? []
-    : [
-        ruleX([decay], { stroke: 'var(--muted)', strokeDasharray: '2 3', strokeOpacity: 0.7 }),
-        text([decay], {
-          x: (step: number) => step,
-          text: () => (width > 500 ? 'learning rate decays' : 'decay'),
-          frameAnchor: 'top',
-          textAnchor: 'end',
-          dx: -5,
-          dy: 3,
-          fill: 'var(--muted)',
-        }),
-      ]
+/** Lines at steps where something begins. */
+const ruleMarks = ({ rules, total }: Curves, width: number, low: number): Markish[] =>
+  rules
+    .filter(({ step }) => step > low && step < total)
+    .flatMap(({ step, words }) => [
+      ruleX([step], { stroke: 'var(--muted)', strokeDasharray: '2 3', strokeOpacity: 0.7 }),
+      text([step], {
+        x: (value: number) => value,
+        text: () => (width > 500 ? words : words.split(' ').at(-1)!),
+        frameAnchor: 'top',
+        textAnchor: 'end',
+        dx: -5,
+        dy: 3,
+        fill: 'var(--muted)',
+        stroke: 'var(--page)',
+        strokeWidth: 4,
+      }),
+    ])
 
-function lossMarks(curves: Curves, low: number): { marks: Markish[]; values: number[] } {
-  const marks: Markish[] = []
-  const values: number[] = []
-  curves.recipes.forEach(({ loss, seeds, validation }, index) => {
+/** Recipes whose curves frame a picture: those that got to the end, or all if none did. */
+const framing = ({ recipes }: Curves): RecipeCurves[] => {
+  const finished = recipes.filter(({ finished }) => finished)
+  return finished.length > 0 ? finished : [...recipes]
+}
+
+const validationsFrom = ({ validation }: RecipeCurves, low: number): Point[] =>
+  validation.filter(({ step }) => step >= low).map(({ step, loss }) => ({ x: step, y: loss }))
+
+function lossDomain(curves: Curves, low: number): [number, number] {
+  const from = Math.max(low, settled(curves))
+  const framed = framing(curves).flatMap(each => [...points(curves.steps, each.loss), ...validationsFrom(each, low)])
+  return padded(
+    framed.filter(({ x }) => x >= from).map(({ y }) => y),
+    0.05,
+  )
+}
+
+function eventMark({ kind, recipe, seed, step, loss }: Marker, curves: Curves, [low, high]: [number, number]): Markish {
+  const words = kind === 'diverged' ? 'diverged' : 'loss spike'
+  const shape =
+    kind === 'diverged'
+      ? ({ symbol: 'times', r: 7, stroke: 'var(--bad)', strokeWidth: 2.5 } as const)
+      : ({ symbol: 'triangle', r: 4, dy: -9, rotate: 180, stroke: 'none', fill: inkOf(recipe) } as const)
+  return dot([{ x: step, y: Math.max(low, Math.min(high, loss)) }], {
+    ...place,
+    ...shape,
+    className: `series-${recipe} marker ${kind}`,
+    ariaLabel: `${curves.recipes[recipe]!.recipe}, seed ${seed}: ${words} at step ${step}`,
+  })
+}
+
+function lossMarks(curves: Curves, low: number, domain: [number, number]): Markish[] {
+  const curveMarks = curves.recipes.flatMap((each, index): Markish[] => {
     const stroke = inkOf(index)
     const style = { stroke, className: `series-${index}`, ...dashOf(index) }
-    const valid = validation.map(({ step, loss }) => ({ x: step, y: loss })).filter(({ x }) => x >= low)
-    const framed = [...points(curves.steps, loss), ...valid].filter(({ x }) => x >= Math.max(low, settled(curves)))
-    values.push(...framed.map(({ y }) => y))
-    for (const seed of seeds)
-      marks.push(lineY(points(curves.seedSteps, seed, low), { ...line, ...style, strokeWidth: 1, strokeOpacity: 0.28 }))
-    marks.push(lineY(points(curves.steps, loss, low), { ...line, ...style, strokeWidth: 1.8 }))
-    marks.push(
-      dot(valid, { ...place, className: `series-${index}`, fill: 'var(--page)', stroke, strokeWidth: 1.5, r: 3.2 }),
-    )
-  })
-  for (const { kind, recipe, seed, step, loss } of curves.markers.filter(({ step }) => step >= low))
-    marks.push(
-      dot([{ x: step, y: loss }], {
+    const thin = { ...line, ...style, strokeWidth: 1, strokeOpacity: 0.28 }
+    const validations = validationsFrom(each, low).filter(({ y }) => y >= domain[0] && y <= domain[1])
+    return [
+      ...each.seeds.map(seed => lineY(points(curves.seedSteps, seed, low), thin)),
+      lineY(points(curves.steps, each.loss, low), { ...line, ...style, strokeWidth: 1.8 }),
+      dot(validations, {
         ...place,
-        className: `series-${recipe} marker ${kind}`,
-        symbol: kind === 'diverged' ? 'times' : 'triangle',
-        r: kind === 'diverged' ? 7 : 4,
-        dy: kind === 'diverged' ? 0 : -9,
-        rotate: kind === 'diverged' ? 0 : 180,
-        stroke: kind === 'diverged' ? 'var(--bad)' : 'none',
-        strokeWidth: 2.5,
-        fill: kind === 'diverged' ? 'none' : inkOf(recipe),
-        ariaLabel: `${curves.recipes[recipe]!.recipe}, seed ${seed}: ${kind === 'diverged' ? 'diverged' : 'loss spike'} at step ${step}`,
+        className: `series-${index}`,
+        fill: 'var(--page)',
+        stroke,
+        strokeWidth: 1.5,
+        r: 3.2,
       }),
-    )
-  return { marks, values }
+    ]
+  })
+  const events = curves.markers.filter(({ step }) => step >= low)
+  return [...curveMarks, ...events.map(marker => eventMark(marker, curves, domain))]
 }
 
 /** Training loss, smoothed, and validation losses as points; from step `low` on. */
 export function lossPicture(curves: Curves, low: number): Picture {
-  const { marks, values } = lossMarks(curves, low)
-  const domain = padded(values, 0.05)
+  const domain = lossDomain(curves, low)
   return {
     label: `Loss over steps of ${curves.recipes.map(({ recipe }) => recipe).join(', ')}`,
     render: width =>
@@ -113,9 +135,9 @@ export function lossPicture(curves: Curves, low: number): Picture {
         y: { domain },
         marks: [
           ...axes(width, 'loss (nats per token)'),
-          ...decayMarks(curves.decay, width, low),
+          ...ruleMarks(curves, width, low),
           ruleY([domain[0]], { stroke: 'var(--axis)' }),
-          ...marks,
+          ...lossMarks(curves, low, domain),
         ],
       }),
   }
@@ -125,7 +147,7 @@ export function lossPicture(curves: Curves, low: number): Picture {
 function differenceDomain(curves: Curves): [number, number] {
   const from = settled(curves)
   const values = [0]
-  for (const { difference } of curves.recipes) {
+  for (const { difference } of framing(curves)) {
     if (!difference) continue
     const own = difference.mean.filter((_, i) => curves.steps[i]! >= from)
     values.push(...own)
@@ -140,6 +162,8 @@ function differenceDomain(curves: Curves): [number, number] {
 export function differencePicture(curves: Curves): Picture {
   const domain = differenceDomain(curves)
   const marks: Markish[] = []
+  // Many bands over one another hide everything; the page shows one of them alone when its recipe is pointed at.
+  const fillOpacity = Math.max(0.05, 0.3 / Math.max(2, curves.recipes.length - 1))
   curves.recipes.forEach(({ difference }, index) => {
     if (!difference) return
     const style = { ...line, className: `series-${index}` }
@@ -150,7 +174,15 @@ export function differencePicture(curves: Curves): Picture {
     }))
     if (difference.wide)
       marks.unshift(
-        areaY(band, { ...style, y: undefined, y1: 'low', y2: 'high', fill: inkOf(index), fillOpacity: 0.14 }),
+        areaY(band, {
+          ...style,
+          className: `series-${index} band`,
+          y: undefined,
+          y1: 'low',
+          y2: 'high',
+          fill: inkOf(index),
+          fillOpacity,
+        }),
       )
     const mean = points(curves.steps, difference.mean)
     marks.push(lineY(mean, { ...style, stroke: inkOf(index), strokeWidth: 1.8, ...dashOf(index) }))
@@ -164,7 +196,7 @@ export function differencePicture(curves: Curves): Picture {
         y: { domain },
         marks: [
           ...axes(width, 'relative difference of the loss (%)'),
-          ...decayMarks(curves.decay, width, 1),
+          ...ruleMarks(curves, width, 1),
           ruleY([0], { stroke: 'var(--ink)', strokeWidth: 1.2 }),
           text([0], {
             y: (value: number) => value,

@@ -38,14 +38,14 @@ export const measures: readonly Measure[] = [
   },
 ]
 
-/** Operands in the order of their use: forward pass, gradient of the input, gradient of the weight. */
+/** Operands in the order of their use: forward pass (fprop), gradient of the input (dgrad), gradient of the weight (wgrad). */
 export const operands: Readonly<Record<string, string>> = {
-  xRows: 'activations, forward',
-  wRows: 'weights, forward',
-  dyRows: 'gradients, for the input gradient',
-  wColumns: 'weights, for the input gradient',
-  dyColumns: 'gradients, for the weight gradient',
-  xColumns: 'activations, for the weight gradient',
+  xRows: 'activations, fprop',
+  wRows: 'weights, fprop',
+  dyRows: 'gradients, dgrad',
+  wColumns: 'weights, dgrad',
+  dyColumns: 'gradients, wgrad',
+  xColumns: 'activations, wgrad',
 }
 
 /** At most so many columns, and so many values in a page. */

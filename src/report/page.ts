@@ -2,6 +2,7 @@ import type { Curves } from './curves.ts'
 import { curvesOf } from './curves.ts'
 import { commandsOf, configsSection, eventsSection, facts } from './details.ts'
 import { colours } from './drawing.ts'
+import { shortName } from './heat_map.ts'
 import { html, json, Markup } from './html.ts'
 import { measures, type Numerics, numericsOf } from './numerics.ts'
 import { inkOf } from './picture.ts'
@@ -70,25 +71,43 @@ function chartValues(id: string, { steps, recipes }: Curves): Record<string, unk
 
 const numericsValues = (numerics: Numerics) => ({
   ...numerics,
+  labels: numerics.linears.map(shortName),
   levels: heatLevels,
   measures: measures.map(({ title, unit, lowIsWorse, ofLayer }) => ({ title, unit, lowIsWorse, ofLayer })),
 })
 
-function comparisonSection(reported: ReportedComparison, id: string, curves: Curves, several: boolean): Markup {
+/** No line break between a figure and its percent sign. */
+const unbroken = (text: string): string => text.replaceAll(' %', '\u00a0%')
+
+interface Part {
+  readonly reported: ReportedComparison
+  readonly id: string
+  readonly curves: Curves
+}
+
+/** Sentences on each recipe; where there are many, all but the first are opened on demand. */
+function inWords(sentences: readonly string[], most: number): Markup {
+  const paragraph = (text: string) => html`<p class="lead">${unbroken(text)}</p>`
+  const [shown, others] =
+    sentences.length > most + 1 ? [sentences.slice(0, most), sentences.slice(most)] : [sentences, []]
+  return html`${shown.map(paragraph)}${others.length > 0 && html`<details><summary>${most > 0 ? `${others.length} more recipes in words` : 'Each recipe in words'}</summary>${others.map(paragraph)}</details>`}`
+}
+
+function comparisonSection({ reported, id, curves }: Part, several: boolean): Markup {
   const { comparison } = reported
   const { headline, sentences } = verdictOf(comparison)
   return html`<section id="${id}" class="comparison">
-${
-  several &&
-  html`<h2>${comparison.title}</h2><p class="lead">${unbroken(headline)}</p>${sentences.map(text => html`<p>${unbroken(text)}</p>`)}`
-}
-${!several && html`<h2>At the end</h2>`}
+${several ? html`<h2>${comparison.title}</h2><p class="lead">${unbroken(headline)}</p>${inWords(sentences, 0)}` : html`<h2>At the end</h2>`}
 ${endSection(reported)}
 ${!several && html`<h2>Over the steps</h2>`}
 ${lossSection(id, `${id}-loss`, curves, comparison.window)}
 ${differenceSection(id, `${id}-difference`, curves, comparison.confidence)}
 </section>`
 }
+
+/** A line for each of several comparisons. */
+const overview = (parts: readonly Part[]): Markup =>
+  html`<ul class="overview">${parts.map(({ id, reported }) => html`<li><a href="#${id}">${reported.name}</a> ${unbroken(verdictOf(reported.comparison).headline)}</li>`)}</ul>`
 
 /** Runs of all comparisons, each once. */
 export function uniqueArms(comparisons: readonly ReportedComparison[]): ReportedArm[] {
@@ -98,14 +117,11 @@ export function uniqueArms(comparisons: readonly ReportedComparison[]): Reported
 
 const icon = html`<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E%3Cpath d='M3 12 6 6l3 4 4-6' fill='none' stroke='%23fff' stroke-width='1.8'/%3E%3C/svg%3E">`
 
-/** No line break between a figure and its percent sign. */
-const unbroken = (text: string): string => text.replaceAll(' %', '\u00a0%')
-
 /** The text of report.html. The same directory gives the same text. */
 export function renderReport({ comparisons, kind }: ReportInput, presets: Presets, { css, script }: Assets): string {
   const several = comparisons.length > 1
   const arms = uniqueArms(comparisons)
-  const parts = comparisons.map((reported, i) => ({ reported, id: `part-${i + 1}`, curves: curvesOf(reported) }))
+  const parts = comparisons.map((reported, i): Part => ({ reported, id: `part-${i + 1}`, curves: curvesOf(reported) }))
   const numerics = numericsOf(arms)
   const [{ comparison }] = comparisons as readonly [ReportedComparison, ...ReportedComparison[]]
   const verdict = verdictOf(comparison)
@@ -136,12 +152,12 @@ ${icon}
 <header>
 <div class="top"><p class="kicker"><b>halfbyte</b> report · ${title}</p><button type="button" id="theme" hidden>dark</button></div>
 <h1>${unbroken(verdict.headline)}</h1>
-${several ? html`<p class="lead">${`This is of ${comparison.title}; the other comparisons follow below.`}</p>` : verdict.sentences.map(text => html`<p class="lead">${unbroken(text)}</p>`)}
+${several ? overview(parts) : inWords(verdict.sentences, 3)}
 ${facts(arms)}
 <nav aria-label="Parts of the report">${links.map(([id, text]) => html`<a href="#${id}">${text}</a>`)}</nav>
 </header>
 <main>
-${parts.map(({ reported, id, curves }) => comparisonSection(reported, id, curves, several))}
+${parts.map(part => comparisonSection(part, several))}
 ${numerics ? heatSection(numerics) : html`<section id="numerics"><h2>What quantisation did</h2><p>The runs have no measurements of quantisation (numerics.jsonl).</p></section>`}
 ${eventsSection(arms)}
 ${configsSection(arms)}

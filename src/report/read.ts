@@ -77,7 +77,7 @@ function readSingle(directory: string): ReportedComparison {
   const name = basename(resolve(directory))
   const comparison = compare({
     title: name,
-    command: `halfbyte resume ${directory}`,
+    command: '',
     baseline: recipe,
     arms: [{ recipe, seed, steps, run: '.', read }],
   })

@@ -102,7 +102,7 @@ function addChart(figure) {
   const readout = figure.querySelector('.readout')
   const status = figure.querySelector('[role=status]')
   const off = new Set()
-  const format = value => `${signed && value > 0 ? '+' : ''}${value.toFixed(digits)}${unit}`
+  const format = value => `${signed && value > 0 ? '+' : ''}${value.toFixed(digits)}${unit}`.replace('-', '−')
 
   const clear = () => {
     for (const mark of all('.cursor, .spot', canvas)) mark.remove()
@@ -164,7 +164,17 @@ function addChart(figure) {
     show,
     hide,
   })
-  for (const button of all('.legend button', figure))
+  /** One series before the others, or all alike. */
+  const stress = index => {
+    for (const mark of all('[class*=series-]', canvas)) {
+      const own = mark.classList.contains(`series-${index}`)
+      mark.classList.toggle('faint', index !== undefined && !own)
+      mark.classList.toggle('strong', own)
+    }
+  }
+  for (const button of all('.legend button', figure)) {
+    for (const name of ['pointerenter', 'focus']) button.addEventListener(name, () => stress(button.dataset.series))
+    for (const name of ['pointerleave', 'blur']) button.addEventListener(name, () => stress())
     button.addEventListener('click', () => {
       const index = Number(button.dataset.series)
       const on = button.getAttribute('aria-pressed') !== 'true'
@@ -174,6 +184,7 @@ function addChart(figure) {
       for (const mark of all(`.series-${index}`, canvas)) mark.style.display = on ? '' : 'none'
       hide()
     })
+  }
   for (const input of all('.choice input', figure))
     input.addEventListener('change', () => {
       hide()
@@ -183,7 +194,7 @@ function addChart(figure) {
 
 /** Heat maps of one run and operand. */
 function addMaps(section) {
-  const { steps, linears, operands, runs, ranges, measures, levels, values: packed, first } = values.numerics
+  const { steps, linears, labels, operands, runs, ranges, measures, levels, values: packed, first } = values.numerics
   const bytes = Uint8Array.from(atob(packed), character => character.charCodeAt(0))
   const words = new Uint16Array(bytes.buffer)
   const missing = 65535
@@ -203,7 +214,7 @@ function addMaps(section) {
     const [low, high] = ranges[measure]
     return measures[measure].unit === 'dB' || high - low >= 20 ? 1 : high - low >= 1 ? 2 : 3
   }
-  const text = (measure, value) => `${value.toFixed(digitsOf(measure))} ${measures[measure].unit}`
+  const text = (measure, value) => `${value.toFixed(digitsOf(measure))}\u00a0${measures[measure].unit}`
   /** How bad, from 0 to 1. Shares are spread by their square root, because a few large ones would hide the rest. */
   const badness = (measure, value) => {
     const [low, high] = ranges[measure]
@@ -231,8 +242,10 @@ function addMaps(section) {
           found.push(value)
           const level = Math.round(badness(measure, value) * (levels - 1))
           const [left, top] = [x.place(column), y.place(row)]
+          // A little over the next cell, so that no seam shows between them.
+          const over = column + 1 < steps.length ? 0.6 : 0
           paths[level] +=
-            `M${left.toFixed(1)} ${top.toFixed(1)}h${width.toFixed(1)}v${(height - 1).toFixed(1)}h${(-width).toFixed(1)}z`
+            `M${left.toFixed(1)} ${top.toFixed(1)}h${(width + over).toFixed(1)}v${(height - 1).toFixed(1)}h${(-width - over).toFixed(1)}z`
         })
       })
       svg.querySelector('.cells')?.remove()
@@ -308,7 +321,7 @@ function addMaps(section) {
   function listWorst() {
     const body = section.querySelector('.worst tbody')
     const shown = [0, 1, 2]
-    const means = linears.flatMap((name, row) => {
+    const means = labels.flatMap((name, row) => {
       const mean = measure => {
         const found = steps.map((_, column) => measured(measure, row, column)).filter(value => value !== undefined)
         return found.length > 0 ? found.reduce((sum, value) => sum + value, 0) / found.length : undefined
@@ -329,7 +342,6 @@ function addMaps(section) {
             value === undefined ? '' : `${value.toFixed(1)} ${measures[shown[i]].unit}`,
             'number',
           )
-          cell.dataset.title = ['error', 'flushed', 'saturated'][i]
           line.append(cell)
         })
         return line

@@ -1,16 +1,16 @@
 import { axisX, dot, gridX, link, type Markish, ruleX, text } from '@observablehq/plot'
 import type { Comparison } from '../compare/comparison.ts'
+import type { Pair } from '../compare/pairs.ts'
 import { mean } from '../compare/statistics.ts'
-import { between, percent } from '../compare/summary.ts'
+import { percent } from '../compare/summary.ts'
 import { formatCount } from '../run/quantities.ts'
 import type { Drawing } from './drawing.ts'
+import { typeset } from './html.ts'
 import { inkOf, type Picture, paint } from './picture.ts'
 
 /** One row a recipe: the difference at the end with its interval, and the speed. A row's words stand above its marks, so that long names fit a phone. */
 
 const rowHeight = 46
-
-const signed = (value: number): string => (value < 0 ? `−${-value}` : value > 0 ? `+${value}` : '0')
 
 interface Row {
   /** Of the recipe, for its colour. */
@@ -59,75 +59,87 @@ function paintRows(width: number, { rows, label, domain, format, marks, zero }: 
   })
 }
 
+const bar = (
+  row: number,
+  x1: number,
+  x2: number,
+  stroke: string,
+  strokeWidth: number,
+  strokeOpacity: number,
+): Markish =>
+  link([{ x1, x2, y: row }], { x1: 'x1', x2: 'x2', y1: 'y', y2: 'y', stroke, strokeWidth, strokeOpacity, clip: true })
+
+const at = (row: number) => ({ x: (value: number) => value, y: () => row })
+
+/** The difference of a recipe at the end, and whether it is resolved, in a few words. */
+function endWords(pair: Pair | undefined, lost: boolean): string {
+  if (!pair) return ''
+  if (pair.relative_difference === null) return lost ? 'diverged' : 'not finished'
+  const judged = pair.interval ? (pair.resolved ? 'resolved' : 'not resolved') : 'one seed'
+  return typeset(`${percent(pair.relative_difference)}, ${judged}`)
+}
+
 /** Relative difference at the end of each recipe; undefined if none is known. */
-export function endPicture({ pairs, recipes, baseline }: Comparison): Picture | undefined {
-  const known = pairs.filter(pair => pair.relative_difference !== null)
-  if (known.length === 0) return undefined
-  const rows = [
-    { index: 0, name: baseline, words: '', mean: 0, interval: undefined, seeds: [] },
-    ...known.map(pair => ({
-      index: recipes.indexOf(pair.recipe),
-      name: pair.recipe,
-      words: `${percent(pair.relative_difference!)}, ${pair.interval ? (pair.resolved ? 'resolved' : 'not resolved') : 'one seed'}`,
-      mean: 100 * pair.relative_difference!,
-      interval: pair.interval?.map(end => 100 * end),
-      seeds: pair.per_seed.map(value => 100 * value),
-    })),
-  ]
-  const far = 1.8 * Math.max(...rows.flatMap(({ mean, seeds }) => [mean, ...seeds].map(Math.abs)))
+export function endPicture({ pairs, recipes, baseline, arms }: Comparison): Picture | undefined {
+  if (pairs.every(pair => pair.relative_difference === null)) return undefined
+  const rows = recipes.map((name, index) => {
+    const pair = pairs.find(({ recipe }) => recipe === name)
+    const lost = arms.some(({ recipe, status }) => recipe === name && status === 'diverged')
+    const known = pair && pair.relative_difference !== null
+    return {
+      index,
+      name,
+      words: endWords(pair, lost),
+      mean: name === baseline ? [0] : known ? [100 * pair.relative_difference!] : [],
+      interval: known ? (pair.interval ?? []).map(end => 100 * end) : [],
+      seeds: known ? pair.per_seed.map(value => 100 * value) : [],
+    }
+  })
+  // An interval far beyond all means would leave nothing to see of the others: it is cut at the frame.
+  const far = 1.8 * Math.max(...rows.flatMap(({ mean, seeds }) => [...mean, ...seeds].map(Math.abs)))
   const within = (value: number) => Math.max(-far, Math.min(far, value))
-  const values = rows.flatMap(({ mean, interval, seeds }) => [mean, ...seeds, ...(interval ?? []).map(within)])
+  const values = rows.flatMap(({ mean, interval, seeds }) => [...mean, ...seeds, ...interval.map(within)])
   const [low, high] = [Math.min(...values), Math.max(...values)]
   const room = 0.06 * (high - low || 1)
   return {
-    label: `Relative difference at the end against ${baseline}: ${known.map(pair => `${pair.recipe} ${percent(pair.relative_difference!)} (${between(pair.interval) || 'one seed'})`).join('; ')}`,
+    label: `Relative difference at the end against ${baseline}: ${rows
+      .slice(1)
+      .map(({ name, words }) => `${name} ${words}`)
+      .join('; ')}`,
     render: width =>
       paintRows(width, {
         rows,
         label: `against ${baseline} (%)`,
         domain: [low - room, high + room],
-        format: signed,
+        format: value => typeset(`${value > 0 ? '+' : ''}${value}`),
         zero: ruleX([0], { stroke: 'var(--ink)', strokeWidth: 1.2 }),
         marks(row) {
           const { index, mean, interval, seeds } = rows[row]!
           const fill = inkOf(index)
-          const at = { x: (value: number) => value, y: () => row }
-          const bar = { x1: interval?.[0], x2: interval?.[1], y1: row, y2: row }
           return [
-            interval &&
-              link([bar], {
-                x1: 'x1',
-                x2: 'x2',
-                y1: 'y1',
-                y2: 'y2',
-                stroke: fill,
-                strokeWidth: 5,
-                strokeOpacity: 0.35,
-                clip: true,
-              }),
-            dot(seeds, { ...at, r: 2.2, fill, fillOpacity: 0.75 }),
-            dot([mean], { ...at, r: 5.5, fill, stroke: 'var(--page)', strokeWidth: 1.5 }),
+            ...(interval.length > 0 ? [bar(row, interval[0]!, interval[1]!, fill, 5, 0.35)] : []),
+            dot(seeds, { ...at(row), r: 2.2, fill, fillOpacity: 0.75 }),
+            dot(mean, { ...at(row), r: 5.5, fill, stroke: 'var(--page)', strokeWidth: 1.5 }),
           ]
         },
       }),
   }
 }
 
-/** Tokens per second of each recipe, mean over its runs, and each run; undefined if none is known. */
+/** Tokens per second of each recipe, mean over its runs, and each run; undefined if none is known, or nothing to compare. */
 export function speedPicture({ recipes, arms, baseline }: Comparison): Picture | undefined {
   const speeds = (recipe: string) =>
     arms.flatMap(arm => (arm.recipe === recipe && arm.tokens_per_second ? [arm.tokens_per_second] : []))
   const reference = speeds(baseline)
-  const rows = recipes.flatMap((recipe, index) => {
-    const runs = speeds(recipe)
-    if (runs.length === 0) return []
-    const speed = mean(runs)
+  const rows = recipes.map((name, index) => {
+    const runs = speeds(name)
+    const speed = runs.length > 0 ? mean(runs) : 0
     const ratio =
-      recipe === baseline || reference.length === 0 ? '' : `, ${(speed / mean(reference)).toFixed(2)}x ${baseline}`
-    return [{ index, name: recipe, words: `${formatCount(speed)}/s${ratio}`, speed, runs }]
+      name === baseline || reference.length === 0 ? '' : `, ${(speed / mean(reference)).toFixed(2)}x ${baseline}`
+    return { index, name, words: runs.length > 0 ? `${formatCount(speed)}/s${ratio}` : 'not measured', speed, runs }
   })
-  if (rows.length === 0) return undefined
-  const most = Math.max(...rows.flatMap(({ speed, runs }) => [speed, ...runs]))
+  const most = Math.max(...rows.flatMap(({ runs }) => runs))
+  if (rows.length < 2 || !(most > 0)) return undefined
   return {
     label: `Tokens per second: ${rows.map(({ name, words }) => `${name} ${words}`).join('; ')}`,
     render: width =>
@@ -139,25 +151,9 @@ export function speedPicture({ recipes, arms, baseline }: Comparison): Picture |
         zero: ruleX([0], { stroke: 'var(--axis)' }),
         marks(row) {
           const { index, speed, runs } = rows[row]!
-          const bar = { x1: 0, x2: speed, y1: row, y2: row }
           return [
-            link([bar], {
-              x1: 'x1',
-              x2: 'x2',
-              y1: 'y1',
-              y2: 'y2',
-              stroke: inkOf(index),
-              strokeWidth: 9,
-              strokeOpacity: 0.85,
-            }),
-            dot(runs, {
-              x: value => value,
-              y: () => row,
-              r: 2.4,
-              fill: 'var(--page)',
-              stroke: 'var(--ink)',
-              strokeWidth: 1,
-            }),
+            bar(row, 0, speed, inkOf(index), 9, 0.85),
+            dot(runs, { ...at(row), r: 2.4, fill: 'var(--page)', stroke: 'var(--ink)', strokeWidth: 1 }),
           ]
         },
       }),

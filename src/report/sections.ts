@@ -2,7 +2,7 @@ import { type Comparison, smoothing } from '../compare/comparison.ts'
 import { between, percent, summaryColumns, summaryRows } from '../compare/summary.ts'
 import type { Curves } from './curves.ts'
 import { heatPicture } from './heat_map.ts'
-import { html, Markup, type Part } from './html.ts'
+import { html, Markup, type Part, typeset } from './html.ts'
 import { differencePicture, lossPicture } from './line_charts.ts'
 import { measures, type Numerics, operands } from './numerics.ts'
 import { inkOf, type Picture, renderPicture } from './picture.ts'
@@ -16,16 +16,10 @@ const picture = (drawn: Picture, span: 'full' | 'half'): Markup => new Markup(re
 const swatch = (index: number): Markup =>
   new Markup(`<i class="swatch${index > 6 ? ' dashed' : ''}" style="--ink-of:${inkOf(index)}"></i>`)
 
-/** Figures with a true minus, and no line break before the percent sign. */
-export const withMinus = (figures: string): string => figures.replaceAll('-', '−').replaceAll(' %', '\u00a0%')
-
-/** What a measure without a sign says of the recipe. */
-const judgement = (text: string): string => (text === 'yes' ? 'yes' : text === '' ? '' : 'no')
-
 export function finalTable(comparison: Comparison): Markup {
-  const columns = summaryColumns(comparison.baseline)
   const rows = summaryRows(comparison)
-  return html`<table class="figures">
+  const columns = summaryColumns(comparison.baseline).filter(({ key }) => rows.some(row => row[key] !== ''))
+  return html`<table class="cards">
 <caption class="hidden">Final losses of each recipe, and what lies between them and ${comparison.baseline}</caption>
 <thead><tr>${columns.map(({ title, align }) => html`<th scope="col"${align === 'right' && html` class="number"`}>${title}</th>`)}</tr></thead>
 <tbody>${rows.map(
@@ -33,8 +27,8 @@ export function finalTable(comparison: Comparison): Markup {
       html`<tr>${columns.map(({ key, title, align }) => {
         const value = row[key]
         if (key === 'recipe') return html`<th scope="row">${swatch(index)}${value}</th>`
-        const kind = key === 'resolved' ? judgement(value) : align === 'right' ? 'number' : ''
-        return html`<td data-title="${title}" class="${kind}${value === '' ? ' empty' : ''}">${align === 'right' ? withMinus(value) : value}</td>`
+        const kind = align === 'right' ? 'number' : key === 'runs' && value.includes('diverged') ? 'bad' : ''
+        return html`<td data-title="${title}" class="${kind}${value === '' ? ' empty' : ''}">${align === 'right' ? typeset(value) : value}</td>`
       })}</tr>`,
   )}</tbody>
 </table>`
@@ -43,14 +37,14 @@ export function finalTable(comparison: Comparison): Markup {
 export function expectedTable({ expected }: Comparison): Markup | undefined {
   if (expected.length === 0) return undefined
   return html`<h3>The paper’s order</h3>
-<table class="figures">
+<table class="cards">
 <thead><tr><th scope="col">better, worse</th><th scope="col">found</th><th scope="col" class="number">by</th><th scope="col" class="number">interval</th></tr></thead>
 <tbody>${expected.map(
     ({ better, worse, found, relative_difference: difference, interval, seeds_to_resolve: needed }) => html`<tr>
 <th scope="row">${better} before ${worse}</th>
 <td data-title="found">${found}${found === 'not resolved' && needed !== null && `, in ${needed} seeds`}</td>
-<td data-title="by" class="number${difference === null && ' empty'}">${difference === null ? '' : withMinus(percent(difference))}</td>
-<td data-title="interval" class="number${!interval && ' empty'}">${withMinus(between(interval))}</td></tr>`,
+<td data-title="by" class="number${difference === null && ' empty'}">${difference === null ? '' : typeset(percent(difference))}</td>
+<td data-title="interval" class="number${!interval && ' empty'}">${typeset(between(interval))}</td></tr>`,
   )}</tbody>
 </table>`
 }
@@ -146,7 +140,7 @@ export function endSection({ comparison }: ReportedComparison): Markup {
     }</div>`
   }
 ${finalTable(comparison)}
-<p class="small">Loss: training loss, ${smoothing} (${window}), mean over seeds, nats per token. Against ${comparison.baseline}: (${comparison.baseline} − recipe) / ${comparison.baseline}; negative is worse. Interval: ${100 * confidence} %, Student’s t over paired seeds. Resolved: the interval leaves out zero. Time: to the loss that both reach, over that of ${comparison.baseline}. Tokens: what the recipe needs beyond ${comparison.baseline} for the same loss, before the learning rate decays.</p>
+<p class="small">Loss: training loss, ${smoothing} (${window}), mean over seeds, nats per token.${comparison.pairs.length > 0 && ` Against ${comparison.baseline}: (${comparison.baseline} − recipe) / ${comparison.baseline}; negative is worse. Interval: ${100 * confidence} %, Student’s t over paired seeds. Resolved: the interval leaves out zero. Time: to the loss that both reach, over that of ${comparison.baseline}. Tokens: what the recipe needs beyond ${comparison.baseline} for the same loss, before the learning rate decays.`}</p>
 ${expectedTable(comparison)}
 ${note && html`<p class="note">${note.split('\n').map((line, i) => html`${i > 0 && html`<br>`}${line}`)}</p>`}
 ${differences.length > 0 && html`<p class="note">The runs also differ in ${differences.join(', ')}: see the configs below.</p>`}`
@@ -164,7 +158,7 @@ export function heatSection(numerics: Numerics): Markup {
     html`<label>${title}<select data-choice="${name}" autocomplete="off">${list}</select></label>`
   return html`<section id="numerics" class="numerics">
 <h2>What quantisation did</h2>
-<p>Linear layers from the first block to the last, over sampled steps. Stronger colour is worse; a measure has one scale for all recipes, seeds and operands, on which shares go by their square root. Rows without colour are layers that the recipe does not quantise.</p>
+<p>Linear layers from the first block to the last, over sampled steps. Stronger colour is worse; a measure has one scale for all recipes, seeds and operands, on which shares go by their square root. Rows without colour are layers that the recipe does not quantise. fprop is the forward product of a layer, dgrad that of its input’s gradient, wgrad that of its weight’s.</p>
 <div class="controls">
 ${select(
   'recipe',
@@ -201,7 +195,7 @@ ${select(
 <figcaption>${unit === 'dB' ? 'dB' : '%'}: ${meaning}. <span class="extent"></span></figcaption>
 </figure>`,
   )}
-<div class="worst"><h3>Layers with the largest error</h3><table class="figures"><thead><tr><th scope="col">layer</th><th scope="col" class="number">error</th><th scope="col" class="number">flushed</th><th scope="col" class="number">saturated</th></tr></thead><tbody></tbody></table><p class="small">Mean over the sampled steps, of the recipe, seed and operand chosen above.</p></div>
+<div class="worst"><h3>Layers with the largest error</h3><table><thead><tr><th scope="col">layer</th><th scope="col" class="number">error</th><th scope="col" class="number">flushed</th><th scope="col" class="number">saturated</th></tr></thead><tbody></tbody></table><p class="small">Mean over the sampled steps, of the recipe, seed and operand chosen above.</p></div>
 </div>
 </section>`
 }

@@ -66,7 +66,7 @@ function sentencesOf(pair: Pair, { arms, confidence, baseline }: Comparison): st
     extra?.resolved && extra.mean > 0
       ? ` For the same loss it needs ${(100 * extra.mean).toFixed(0)} % more tokens.`
       : pair.seeds_to_resolve !== null && !resolved
-        ? ` A difference of this size and spread would take ${pair.seeds_to_resolve} seeds.`
+        ? ` With ${pair.seeds_to_resolve} seeds a difference of this size and spread would be.`
         : ''
   return `${ends}${known}${more}${lost ? ` It ${lost.slice(recipe.length + 1)}.` : ''}`
 }
@@ -92,17 +92,17 @@ function judge(subject: string, pair: Pair, { arms, baseline }: Comparison): str
 function alone({ arms: [arm], tokens }: Comparison): Verdict {
   const { recipe, status, step, steps, loss, validation_loss: validation, diverged } = arm!
   const losses = [
-    ...(loss === null ? [] : [`the training loss was ${loss.toFixed(4)} nats per token, smoothed`]),
+    ...(loss === null ? [] : [`the smoothed training loss was ${loss.toFixed(4)} nats per token`]),
     ...(validation === null ? [] : [`the validation loss ${validation.toFixed(4)}`]),
   ].join(' and ')
-  const reached = losses ? ` At step ${step.toLocaleString('en-US')} ${losses}.` : ''
-  const compared = `One run alone says nothing of a difference: train a baseline beside it with halfbyte compare.${reached}`
+  const reached = losses ? [`At step ${step.toLocaleString('en-US')} ${losses}.`] : []
+  const compared = 'What the recipe costs shows beside a baseline: train both with halfbyte compare.'
   const headline = diverged
     ? `Training in ${recipe} diverged at step ${diverged.step}.`
     : status === 'finished'
       ? `Training in ${recipe} ran to its end: ${steps.toLocaleString('en-US')} steps${tokens > 0 ? `, ${tokens.toLocaleString('en-US')} tokens` : ''}.`
       : `Training in ${recipe} is at step ${step.toLocaleString('en-US')} of ${steps.toLocaleString('en-US')}.`
-  return { headline, sentences: [compared] }
+  return { headline, sentences: [...reached, compared] }
 }
 
 /** The best first: a recipe that diverged or has not finished comes last. */
