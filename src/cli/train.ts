@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { presets } from '../../presets/index.ts'
 import { UserError } from '../config/errors.ts'
 import { loadConfig, overrideConfig } from '../config/load.ts'
 import { recipeOf } from '../config/rules.ts'
-import type { RunConfig } from '../config/schema.ts'
+import type { RunConfig, RunPreset } from '../config/schema.ts'
 import { openCorpus } from '../data/corpus.ts'
 import { checkModel } from '../model/model.ts'
 import { RecipeError } from '../recipes/errors.ts'
@@ -51,8 +51,12 @@ interface TerminalOptions {
 }
 
 /** The config that a command names, checked against its recipe before anything is read or built. */
-function loadRun(source: string, overrides: readonly string[]): RunConfig {
-  const config = loadConfig(source, overrides, presets)
+export function loadRun(
+  source: string,
+  overrides: readonly string[],
+  known: Readonly<Record<string, RunPreset>> = presets,
+): RunConfig {
+  const config = loadConfig(source, overrides, known)
   const { model, steps, data } = config
   try {
     checkModel(model, recipeOf(config), steps, data.sequence * data.micro_batch)
