@@ -1,21 +1,15 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
 import { packageRoot } from '../backends/open.ts'
 import { UserError } from '../config/errors.ts'
-import { type Assets, renderReport } from '../report/page.ts'
+import { readAssets } from '../report/assets.ts'
+import { renderReport } from '../report/page.ts'
 import { readReport } from '../report/read.ts'
 import { verdictOf } from '../report/verdict.ts'
 import { replaceFile, systemReason } from '../run/files.ts'
 import { comparisonText, explanation } from './compare_table.ts'
 import { formatBytes } from './dry_run.ts'
-
-function readAssets(): Assets {
-  const folder = join(packageRoot(), 'src', 'report')
-  const read = (name: string) => readFileSync(join(folder, name), 'utf8')
-  return { css: read('report.css'), script: read('report.js') }
-}
 
 interface ReportOptions {
   out?: string
@@ -25,7 +19,7 @@ interface ReportOptions {
 function report(directory: string, { out, json }: ReportOptions): void {
   const input = readReport(directory)
   const file = out ?? join(directory, 'report.html')
-  const page = renderReport(input, presets, readAssets())
+  const page = renderReport(input, presets, readAssets(packageRoot()))
   try {
     replaceFile(file, page)
   } catch (error) {

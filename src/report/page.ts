@@ -1,5 +1,5 @@
-import type { Curves } from './curves.ts'
-import { curvesOf } from './curves.ts'
+import type { Assets } from './assets.ts'
+import { type Curves, curvesOf } from './curves.ts'
 import { commandsOf, configsSection, eventsSection, facts } from './details.ts'
 import { colours } from './drawing.ts'
 import { shortName } from './heat_map.ts'
@@ -12,12 +12,6 @@ import { differenceSection, endSection, heatSection, lossSection } from './secti
 import { verdictOf } from './verdict.ts'
 
 /** The whole page: one file, without network. */
-
-/** Style sheet and script, put into the page as they are. */
-export interface Assets {
-  readonly css: string
-  readonly script: string
-}
 
 const heatLevels = 32
 

@@ -1,0 +1,97 @@
+// What all read-outs share. The scripts of this folder run inside report.html, joined into one by assets.ts.
+
+export const values = JSON.parse(document.getElementById('values').textContent)
+const svgNamespace = 'http://www.w3.org/2000/svg'
+
+export const all = (selector, root = document) => [...root.querySelectorAll(selector)]
+export const whole = number => Math.round(number).toLocaleString('en-US')
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
+
+export function svgElement(name, attributes) {
+  const element = document.createElementNS(svgNamespace, name)
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value)
+  return element
+}
+
+export function element(name, text = '', className = '') {
+  const made = document.createElement(name)
+  made.textContent = text
+  if (className) made.className = className
+  return made
+}
+
+/** An axis as the picture was drawn: from values to its own pixels, and back. */
+export function axisOf(svg, name) {
+  const [from, to, start, end] = JSON.parse(svg.dataset[name])
+  return {
+    from,
+    to,
+    start,
+    end,
+    place: value => start + ((value - from) / (to - from)) * (end - start),
+    value: place => from + ((place - start) / (end - start)) * (to - from),
+  }
+}
+
+/** The picture of a chart that the style sheet shows. */
+export const visible = root => all('svg.plot', root).find(svg => svg.getBoundingClientRect().width > 0)
+
+/** A pointer's place in a picture's own pixels. */
+export function placeIn(svg, event) {
+  const box = svg.getBoundingClientRect()
+  const scale = svg.viewBox.baseVal.width / box.width
+  return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale }
+}
+
+/** Puts a read-out beside a place of the picture, inside of the chart. */
+export function moveReadout(canvas, svg, readout, x, y) {
+  readout.hidden = false
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width
+  const beside = x * scale + 14
+  const room = canvas.clientWidth - readout.offsetWidth
+  const left = beside <= room ? beside : x * scale - 14 - readout.offsetWidth
+  readout.style.left = `${clamp(left, 0, Math.max(0, room))}px`
+  readout.style.top = `${clamp(y * scale - readout.offsetHeight - 12, -readout.offsetHeight - 4, Math.max(0, canvas.clientHeight - readout.offsetHeight))}px`
+}
+
+/**
+ * Pointer and arrow keys on a chart. `show(x, y)` gets whole places, the first of the columns and rows being 0; `find` turns a pointer into them.
+ */
+export function addReading(canvas, { columns, rows, find, show, hide }) {
+  let [column, row] = [-1, 0]
+  const read = (x, y, spoken) => {
+    column = clamp(x, 0, columns() - 1)
+    row = clamp(y, 0, rows() - 1)
+    show(column, row, spoken)
+  }
+  const track = event => {
+    const found = find(event)
+    if (found) read(found.column, found.row, false)
+    else hide()
+  }
+  canvas.addEventListener('pointermove', track)
+  canvas.addEventListener('pointerdown', track)
+  canvas.addEventListener('pointerleave', event => {
+    if (event.pointerType === 'mouse') hide()
+  })
+  canvas.addEventListener('blur', hide)
+  const jump = () => Math.max(1, Math.round(columns() / 10))
+  const moves = {
+    ArrowLeft: () => [column - 1, row],
+    ArrowRight: () => [column + 1, row],
+    ArrowUp: () => [Math.max(0, column), row - 1],
+    ArrowDown: () => [Math.max(0, column), row + 1],
+    PageUp: () => [column + jump(), row],
+    PageDown: () => [column - jump(), row],
+    Home: () => [0, row],
+    End: () => [columns() - 1, row],
+  }
+  canvas.addEventListener('keydown', event => {
+    if (event.key === 'Escape') hide()
+    const move = moves[event.key]
+    if (!move || event.ctrlKey || event.metaKey || event.altKey) return
+    if (rows() === 1 && /Up$|Down$/.test(event.key) && event.key.startsWith('Arrow')) return
+    event.preventDefault()
+    read(...move(), true)
+  })
+}
