@@ -1,6 +1,31 @@
 import { defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
 import { documentStarts } from '../shared/documents.ts'
 
+/** What the forward pass reads, and the backward pass again. */
+const read = {
+  projection: input('act', 'rows', 'width'),
+  weight: input('f32', 'channels', 1, 'taps'),
+  bias: input('f32', 'channels'),
+  starts: input('i32', 'rows'),
+  offset: i32,
+  sequence: i32,
+} as const
+
+const cases = [
+  { dims: { rows: 1, channels: 5, width: 12, taps: 4 }, scalars: { offset: 3, sequence: 1 } },
+  { dims: { rows: 14, channels: 33, width: 90, taps: 4 }, scalars: { offset: 20, sequence: 7 } },
+  { dims: { rows: 150, channels: 300, width: 320, taps: 4 }, scalars: { offset: 16, sequence: 75 } },
+  { dims: { rows: 20, channels: 16, width: 16, taps: 2 }, scalars: { offset: 0, sequence: 10 } },
+  { dims: { rows: 24, channels: 20, width: 21, taps: 7 }, scalars: { offset: 1, sequence: 12 } },
+  {
+    name: 'documents',
+    dims: { rows: 160, channels: 40, width: 100, taps: 4 },
+    scalars: { offset: 10, sequence: 80 },
+    inputs: () => ({ starts: documentStarts(160, 80, [1, 2, 3, 5, 51, 40]) }),
+  },
+  { dims: { rows: 2048, channels: 768, width: 1288, taps: 4 }, scalars: { offset: 512, sequence: 256 }, bench: true as const },
+]
+
 /**
  * Causal depthwise convolution along each sequence, with bias, then SiLU (docs/numerics.md, "Block maths"). Rows are batch *
  * sequence tokens; t is the position of row r within its sequence; x is columns offset .. offset+channels-1 of `projection`.
@@ -14,12 +39,7 @@ export const convSilu = defineKernel({
   name: 'conv_silu',
   args: {
     y: output('act', 'rows', 'channels'),
-    projection: input('act', 'rows', 'width'),
-    weight: input('f32', 'channels', 1, 'taps'),
-    bias: input('f32', 'channels'),
-    starts: input('i32', 'rows'),
-    offset: i32,
-    sequence: i32,
+    ...read,
   },
   reference(values, { rows, channels, width, taps }) {
     for (let r = 0; r < rows!; r++)
@@ -28,20 +48,7 @@ export const convSilu = defineKernel({
         values.y[r * channels! + c] = u / (1 + Math.exp(-u))
       }
   },
-  cases: [
-    { dims: { rows: 1, channels: 5, width: 12, taps: 4 }, scalars: { offset: 3, sequence: 1 } },
-    { dims: { rows: 14, channels: 33, width: 90, taps: 4 }, scalars: { offset: 20, sequence: 7 } },
-    { dims: { rows: 150, channels: 300, width: 320, taps: 4 }, scalars: { offset: 16, sequence: 75 } },
-    { dims: { rows: 20, channels: 16, width: 16, taps: 2 }, scalars: { offset: 0, sequence: 10 } },
-    { dims: { rows: 24, channels: 20, width: 21, taps: 7 }, scalars: { offset: 1, sequence: 12 } },
-    {
-      name: 'documents',
-      dims: { rows: 160, channels: 40, width: 100, taps: 4 },
-      scalars: { offset: 10, sequence: 80 },
-      inputs: () => ({ starts: documentStarts(160, 80, [1, 2, 3, 5, 51, 40]) }),
-    },
-    { dims: { rows: 2048, channels: 768, width: 1288, taps: 4 }, scalars: { offset: 512, sequence: 256 }, bench: true },
-  ],
+  cases,
   tolerance: 2e-6,
   cuda: {
     launches: ({ rows, channels }) => [
@@ -66,12 +73,7 @@ export const convSiluBackward = defineKernel({
     dweight: inout('f32', 'channels', 1, 'taps'),
     dbias: inout('f32', 'channels'),
     dy: input('act', 'rows', 'channels'),
-    projection: input('act', 'rows', 'width'),
-    weight: input('f32', 'channels', 1, 'taps'),
-    bias: input('f32', 'channels'),
-    starts: input('i32', 'rows'),
-    offset: i32,
-    sequence: i32,
+    ...read,
   },
   reference(values, { rows, channels, width, taps }) {
     const { dprojection, dweight, dbias, dy, projection, weight, starts, offset, sequence } = values
@@ -98,20 +100,7 @@ export const convSiluBackward = defineKernel({
       dbias[c]! += biasSum
     }
   },
-  cases: [
-    { dims: { rows: 1, channels: 5, width: 12, taps: 4 }, scalars: { offset: 3, sequence: 1 } },
-    { dims: { rows: 14, channels: 33, width: 90, taps: 4 }, scalars: { offset: 20, sequence: 7 } },
-    { dims: { rows: 150, channels: 300, width: 320, taps: 4 }, scalars: { offset: 16, sequence: 75 } },
-    { dims: { rows: 20, channels: 16, width: 16, taps: 2 }, scalars: { offset: 0, sequence: 10 } },
-    { dims: { rows: 24, channels: 20, width: 21, taps: 7 }, scalars: { offset: 1, sequence: 12 } },
-    {
-      name: 'documents',
-      dims: { rows: 160, channels: 40, width: 100, taps: 4 },
-      scalars: { offset: 10, sequence: 80 },
-      inputs: () => ({ starts: documentStarts(160, 80, [1, 2, 3, 5, 51, 40]) }),
-    },
-    { dims: { rows: 2048, channels: 768, width: 1288, taps: 4 }, scalars: { offset: 512, sequence: 256 }, bench: true },
-  ],
+  cases,
   tolerance: 3e-6,
   cuda: {
     workspace: ({ rows, channels, taps }) => 4 * Math.ceil(rows! / 64) * (taps! + 1) * channels!,

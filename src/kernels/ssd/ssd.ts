@@ -3,6 +3,21 @@ import { type Dims, defineKernel, i32, inout, input, output } from '../../tensor
 import { documentStarts } from '../shared/documents.ts'
 import { TILE, TILE_THREADS, tileBytes, tiles } from '../shared/tiles.ts'
 
+/** What the forward pass reads, and the backward pass again. */
+const read = {
+  xbc: input('act', 'rows', 'channels'),
+  projection: input('act', 'rows', 'width'),
+  dtBias: input('f32', 'heads'),
+  aLog: input('f32', 'heads'),
+  skip: input('f32', 'heads'),
+  starts: input('i32', 'rows'),
+  offset: i32,
+  groups: i32,
+  state: i32,
+  chunk: i32,
+  sequence: i32,
+} as const
+
 /**
  * The state-space recurrence of Mamba-2 (docs/numerics.md, "Block maths" and "Chunked SSD"). Rows are batch * sequence tokens. A row of
  * `xbc` is [x: heads * P | B: groups * N | C: groups * N], N = state, P = inner / heads; `projection` holds dt, one value for each
@@ -21,17 +36,7 @@ export const ssd = defineKernel({
   name: 'ssd',
   args: {
     y: output('act', 'rows', 'inner'),
-    xbc: input('act', 'rows', 'channels'),
-    projection: input('act', 'rows', 'width'),
-    dtBias: input('f32', 'heads'),
-    aLog: input('f32', 'heads'),
-    skip: input('f32', 'heads'),
-    starts: input('i32', 'rows'),
-    offset: i32,
-    groups: i32,
-    state: i32,
-    chunk: i32,
-    sequence: i32,
+    ...read,
   },
   reference(values, { rows, inner, channels, width, heads }) {
     const { y, xbc, projection, dtBias, aLog, skip, starts, offset, groups, state, sequence } = values
@@ -83,17 +88,7 @@ export const ssdBackward = defineKernel({
     daLog: inout('f32', 'heads'),
     dskip: inout('f32', 'heads'),
     dy: input('act', 'rows', 'inner'),
-    xbc: input('act', 'rows', 'channels'),
-    projection: input('act', 'rows', 'width'),
-    dtBias: input('f32', 'heads'),
-    aLog: input('f32', 'heads'),
-    skip: input('f32', 'heads'),
-    starts: input('i32', 'rows'),
-    offset: i32,
-    groups: i32,
-    state: i32,
-    chunk: i32,
-    sequence: i32,
+    ...read,
     accumulate: i32,
   },
   reference(values, { rows, inner, channels, width, heads }) {
