@@ -31,6 +31,7 @@ const order = [
   'run',
   ...readers,
   'train',
+  'analysis',
   'cli',
 ]
 
@@ -49,6 +50,7 @@ const apart: Readonly<Record<string, readonly string[]>> = {
     ]),
   ),
   train: ['backends', ...readers],
+  analysis: ['kernels', 'backends', ...readers.filter(reader => reader !== 'compare')],
 }
 
 /** Path below src of every module that a file of src imports, tests of one file beside it left out. */

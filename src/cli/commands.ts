@@ -69,6 +69,16 @@ export const commands: readonly CommandRow[] = [
     load: async () => (await import('./import.ts')).register,
   },
   {
+    name: 'decompose',
+    summary: 'what each product and each technique of a run’s recipe costs, from a checkpoint',
+    load: async () => (await import('./decompose.ts')).register,
+  },
+  {
+    name: 'sensitivity',
+    summary: 'which linear layers a run’s recipe costs most; writes rules that keep them in BF16',
+    load: async () => (await import('./sensitivity.ts')).register,
+  },
+  {
     name: 'plot',
     summary: 'loss curves of one run or several, as an SVG picture',
     load: async () => (await import('./plot.ts')).register,

@@ -48,7 +48,7 @@ export class Trainer {
   readonly config: RunConfig
   readonly model: Model
   readonly optimizer: Optimizer
-  readonly #sampler: Sampler
+  readonly sampler: Sampler
   readonly #validation: Validation
   /** Of all micro-batches of a step, so that none waits for the host. */
   readonly #batches: readonly Batch[]
@@ -75,7 +75,7 @@ export class Trainer {
     this.optimizer = new Optimizer(this.model.parameters, config.optimizer)
     const options = { sequence, microBatch, boundaries }
     const order = { mixture: mixtureOf(config.data, config.steps, batch), seed: config.seed, batch }
-    this.#sampler = new Sampler(corpus.sources, corpus.tokenizer, order, options)
+    this.sampler = new Sampler(corpus.sources, corpus.tokenizer, order, options)
     this.#validation = new Validation(corpus.validation, corpus.tokenizer, config.validation.batches, options)
     const microBatches = batch / microBatch
     const rows = (): Tensor => persistentTensor(backend, 'i32', [tokens])
@@ -112,7 +112,7 @@ export class Trainer {
     model.beginStep(step)
     model.setScale(1 / this.tokensPerStep)
     optimizer.schedule(step, lr)
-    for (const [i, batch] of this.#batches.entries()) this.#upload(this.#sampler.batch(step, i), batch)
+    for (const [i, batch] of this.#batches.entries()) this.#upload(this.sampler.batch(step, i), batch)
 
     const operands: OperandNumerics[] = []
     const { backend, phase } = model
