@@ -2,7 +2,7 @@
 //
 //   dot_i = sum over block i of 2 value(a) * 2 value(b)         an integer below 2^13, so exact in any order
 //   acc   = sum over blocks i, in order, of a_scale_i * b_scale_i * dot_i         each term exact in FP32, each addition rounded
-//   c     = finish(acc / 4)
+//   c     = factor * (acc / 4)
 //
 // Both operands are unpacked into panels of whole blocks. A word of 4 bytes gives two quads: its 4 low nibbles, then its 4 high ones; the order
 // within a block is the same in both operands and otherwise free. The tile for each instruction level is in a header of its own.
@@ -89,7 +89,7 @@ inline void store_scales(const CodedOperand& x, int64_t first, int64_t rows, int
 #include "gemm_fp4_portable.h"
 #endif
 
-using Fp4Tile = void (*)(int64_t blocks, const char* a, const char* b, float* sums);
+using Fp4Tile = void (*)(int64_t blocks, const char* a, const char* b, float* sums, bool first, const char* ahead, int64_t step);
 template <class Format, int R> constexpr void list_fp4_tiles(Fp4Tile* tiles) {
   tiles[R] = fp4_tile<Format, R>;
   if constexpr (R > 1) list_fp4_tiles<Format, R - 1>(tiles);
@@ -103,14 +103,21 @@ template <class Format> static constexpr Fp4Tiles<Format> fp4_tiles;
 // What is unpacked of B at a time, in bytes.
 constexpr int64_t fp4_unpacked_bytes = int64_t{1} << 26;
 
+// What a sum is multiplied by: `of_tensor`, or of_element(row, column) if it `varies`.
+template <class Element> struct Factor {
+  bool varies;
+  float of_tensor;
+  Element of_element;
+};
+
 // A task's part of C: row panels top .. top+count-1 against panels of B that are unpacked already.
-template <class Format, class Finish> struct Fp4Task {
+template <class Format, class Element> struct Fp4Task {
   static constexpr int64_t at_once = fp4_blocks_at_once<Format>;
   static constexpr int64_t chunk_bytes = at_once * fp4_a_bytes<Format>;
   static constexpr int64_t tile_floats = fp4_rows * fp4_columns;
 
   const Output& c;
-  const Finish& finish;
+  const Factor<Element>& factor;
   int64_t m, n, blocks, top, count;
   char* a_panels;
   float* sums;
@@ -135,14 +142,17 @@ template <class Format, class Finish> struct Fp4Task {
     for (int64_t i = 0; i < blocks; i += at_once) {
       const int64_t length = blocks - i < at_once ? blocks - i : at_once;
       const char* chunk = a_panels + i / at_once * count * chunk_bytes;
+      const char* b_chunk = b_panel + i * fp4_b_bytes<Format>;
+      // What follows this chunk of B is asked for while all row panels pass by.
+      const int64_t step = ceil_div(fp4_b_bytes<Format>, count);
       for (int64_t p = 0; p < count; p++) {
         float* tile_sums = sums + p * tile_floats;
         const int64_t height = rows(p);
-        if (i == 0) memset(tile_sums, 0, tile_floats * 4);
         if (i + length == blocks && !c.is_bf16)
           prefetch_tile(static_cast<const float*>(c.data) + (top + p) * fp4_rows * c.stride + column, c.stride, height,
                         fp4_columns);
-        fp4_tiles<Format>.of_rows[height](length, chunk + p * chunk_bytes, b_panel + i * fp4_b_bytes<Format>, tile_sums);
+        fp4_tiles<Format>.of_rows[height](length, chunk + p * chunk_bytes, b_chunk, tile_sums, i == 0,
+                                          b_chunk + length * fp4_b_bytes<Format> + p * length * step, step);
         if (i + length == blocks) write(p, height, column, tile_sums);
       }
     }
@@ -150,27 +160,35 @@ template <class Format, class Finish> struct Fp4Task {
 
   void write(int64_t p, int64_t height, int64_t column, const float* tile_sums) const {
     const int64_t first = (top + p) * fp4_rows;
-    if (n - column >= fp4_columns && !c.is_bf16) {
-      for (int64_t r = 0; r < height; r++) {
-        float y[fp4_columns];
-        finish(first + r, column, fp4_columns, tile_sums + r * fp4_columns, y);
-        float* to = static_cast<float*>(c.data) + (first + r) * c.stride + column;
-        for (int64_t j = 0; j < fp4_columns; j++) to[j] = c.accumulate ? to[j] + y[j] : y[j];
-      }
+    if (n - column >= fp4_columns && !c.is_bf16 && !factor.varies) {
+      float* to = static_cast<float*>(c.data) + first * c.stride + column;
+      if (c.accumulate) write_rows<true>(height, tile_sums, to);
+      else write_rows<false>(height, tile_sums, to);
       return;
     }
     const int64_t columns = n - column < fp4_columns ? n - column : fp4_columns;
-    for (int64_t r = 0; r < height; r++) {
-      float y[fp4_columns];
-      finish(first + r, column, columns, tile_sums + r * fp4_columns, y);
-      for (int64_t j = 0; j < columns; j++) c.put(first + r, column + j, y[j]);
-    }
+    for (int64_t r = 0; r < height; r++)
+      for (int64_t j = 0; j < columns; j++) {
+        const float times = factor.varies ? factor.of_element(first + r, column + j) : factor.of_tensor;
+        c.put(first + r, column + j, times * (tile_sums[r * fp4_columns + j] * 0.25f));
+      }
+  }
+
+  template <bool add> void write_rows(int64_t height, const float* tile_sums, float* to) const {
+    const vec times = vec_set(factor.of_tensor), quarter = vec_set(0.25f);
+    for (int64_t r = 0; r < height; r++)
+#pragma GCC unroll 4
+      for (int j = 0; j < fp4_columns; j += vec_lanes) {
+        const vec y = times * (vec_load(tile_sums + r * fp4_columns + j) * quarter);
+        float* at = to + r * c.stride + j;
+        vec_store(at, add ? vec_load(at) + y : y);
+      }
   }
 };
 
-// finish(row, column, count, acc, y): y[j] = what c[row, column + j] receives, of acc[j] = 4 times the sum.
-template <class Format, class Finish>
-static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOperand& b, const Finish& finish) {
+// c (+)= factor * a sum over blocks.
+template <class Format, class Element>
+static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOperand& b, const Factor<Element>& factor) {
   const int64_t blocks = a.blocks, m = a.rows, n = b.rows, threads = thread_count();
   const int64_t b_stride = fp4_b_bytes<Format> * blocks;
   const int64_t most = fp4_unpacked_bytes / (b_stride + 1), panels_per_step = most < 1 ? 1 : most;
@@ -189,7 +207,7 @@ static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOper
     parallel_for(tall * across, [&](int64_t task) {
       const int64_t top = task / across * height, part = task % across;
       const int64_t count = row_panels - top < height ? row_panels - top : height;
-      Fp4Task<Format, Finish> block{c, finish, m, n, blocks, top, count, nullptr, nullptr};
+      Fp4Task<Format, Element> block{c, factor, m, n, blocks, top, count, nullptr, nullptr};
       block.unpack(a);
       for (int64_t q = panels * part / across; q < panels * (part + 1) / across; q++)
         block.multiply(b_panels + q * b_stride, (left + q) * fp4_columns);

@@ -57,14 +57,15 @@ inline void unpack_b(const CodedOperand& x, int64_t first, int64_t columns, char
   });
 }
 
-// sums[R][fp4_columns] += the terms of `blocks` blocks, in order.
-template <class Format, int R> inline void fp4_tile(int64_t blocks, const char* a, const char* b, float* sums) {
+// sums[R][fp4_columns] = the terms of `blocks` blocks, in order, added to what was there unless they are the first.
+template <class Format, int R>
+inline void fp4_tile(int64_t blocks, const char* a, const char* b, float* sums, bool first, const char* /*ahead*/, int64_t /*step*/) {
   constexpr int quads = 2 * Format::words;
   const __m256 magic = _mm256_castsi256_ps(_mm256_set1_epi32(fp4_magic));
   const __m256i ones = _mm256_set1_epi16(1);
   __m256 acc[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) acc[r] = _mm256_loadu_ps(sums + r * fp4_columns);
+  for (int r = 0; r < R; r++) acc[r] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(sums + r * fp4_columns);
   for (int64_t i = 0; i < blocks; i++) {
     const int32_t* a_quads = reinterpret_cast<const int32_t*>(a);
     __m256i b_quads[quads];

@@ -58,17 +58,21 @@ template <class Format> inline void unpack_b(const CodedOperand& x, int64_t firs
   }
 }
 
-// sums[R][fp4_columns] += the terms of `blocks` blocks, in order.
-template <class Format, int R> inline void fp4_tile(int64_t blocks, const char* a, const char* b, float* sums) {
+// sums[R][fp4_columns] = the terms of `blocks` blocks, in order, added to what was there unless they are the first. With each block, a line of
+// `ahead` is fetched into the second cache, `step` bytes after the one before.
+template <class Format, int R>
+inline void fp4_tile(int64_t blocks, const char* a, const char* b, float* sums, bool first, const char* ahead, int64_t step) {
   constexpr int quads = 2 * Format::words;
   const __m512 magic = _mm512_castsi512_ps(_mm512_set1_epi32(fp4_magic));
   __m512 acc[R][2];
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++) {
-    acc[r][0] = _mm512_loadu_ps(sums + r * fp4_columns);
-    acc[r][1] = _mm512_loadu_ps(sums + r * fp4_columns + 16);
+    acc[r][0] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * fp4_columns);
+    acc[r][1] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * fp4_columns + 16);
   }
   for (int64_t i = 0; i < blocks; i++) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += step;
     const int32_t* a_quads = reinterpret_cast<const int32_t*>(a);
     const int32_t* starts = a_quads + quads * fp4_rows;
     __m512i dot[R][2];

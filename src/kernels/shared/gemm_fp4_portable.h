@@ -32,8 +32,10 @@ inline void unpack_b(const CodedOperand& x, int64_t first, int64_t columns, char
   unpack_floats<Format, fp4_columns>(x, first, columns, whole);
 }
 
-// sums[R][fp4_columns] += the terms of `blocks` blocks, in order.
-template <class Format, int R> inline void fp4_tile(int64_t blocks, const char* a, const char* b, float* sums) {
+// sums[R][fp4_columns] = the terms of `blocks` blocks, in order, added to what was there unless they are the first.
+template <class Format, int R>
+inline void fp4_tile(int64_t blocks, const char* a, const char* b, float* sums, bool first, const char* /*ahead*/, int64_t /*step*/) {
+  if (first) memset(sums, 0, sizeof(float) * R * fp4_columns);
   for (int64_t i = 0; i < blocks; i++) {
     const float* a_values = reinterpret_cast<const float*>(a);
     const float* b_values = reinterpret_cast<const float*>(b);
