@@ -58,7 +58,7 @@ describe('embedded corpus', () => {
 
   it('has the addresses and the chapters, the newest and every twentieth held out', () => {
     assert.deepEqual([training.documents, corpus.validation.documents], [229 + 129, 4 + 6])
-    assert.equal(tokens.filter(token => token === 256).length, training.documents + 1)
+    assert.equal(tokens.filter(token => token === 256).length, training.documents! + 1)
     assert.ok(training.length > 11.6e6, `${training.length} tokens`)
     assert.ok(corpus.validation.length > 150e3 && corpus.validation.length < 0.03 * training.length)
     assert.deepEqual([tokens[0], tokens.at(-1)], [256, 256])

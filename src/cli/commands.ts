@@ -84,6 +84,11 @@ export const commands: readonly CommandRow[] = [
     load: async () => (await import('./plot.ts')).register,
   },
   {
+    name: 'tokenize',
+    summary: 'encode text files to shards that training reads from the disk',
+    load: async () => (await import('./tokenize.ts')).register,
+  },
+  {
     name: 'presets',
     summary: 'the configs that come with halfbyte, in a table',
     load: async () => (await import('./presets.ts')).register,

@@ -39,6 +39,7 @@ export function bytePairTokenizer(vocabulary: BytePairVocabulary): Tokenizer {
     tokens,
     vocab: rowsOf(tokens),
     separator,
+    separatorText: Buffer.from(pieces[separator]!).toString('utf8'),
     get sha256() {
       identity ??= sha256(json())
       return identity

@@ -1,7 +1,11 @@
 import { createHash } from 'node:crypto'
+import { readManifest, shardPaths } from './dataset.ts'
 import { type Document, holdOut, type Split } from './document.ts'
 import { embeddedDocuments } from './embedded.ts'
-import { fileDocuments } from './files.ts'
+import { CorpusError } from './errors.ts'
+import { fileDocuments, textKinds } from './files.ts'
+import { expandPaths } from './paths.ts'
+import { holdOutTail, openShard, shardKind } from './shards.ts'
 import { joinStreams, MemoryStream, type TokenStream } from './stream.ts'
 import { type Tokenizer, tokenArray } from './tokenizer.ts'
 import { openTokenizer } from './tokenizers.ts'
@@ -51,6 +55,12 @@ function pack(documents: readonly Document[], tokenizer: Tokenizer): TokenStream
   return new MemoryStream(tokens, documents.length)
 }
 
+/** The folder's shards if `halfbyte tokenize` made it, else what the name names. */
+function filesOf(name: string, tokenizer: Tokenizer): string[] {
+  const manifest = readManifest(name)
+  return manifest ? shardPaths(name, manifest, tokenizer) : expandPaths(name, [...textKinds, shardKind])
+}
+
 interface Streams {
   readonly training: TokenStream
   readonly validation: TokenStream
@@ -58,11 +68,26 @@ interface Streams {
 
 function openSource(files: Files, tokenizer: Tokenizer, holdsOut: boolean): Streams {
   const embedded = typeof files === 'string' && Object.hasOwn(known, files) ? known[files] : undefined
+  const paths = embedded
+    ? []
+    : [...new Set((typeof files === 'string' ? [files] : files).flatMap(name => filesOf(name, tokenizer)))]
+  const shards = paths.filter(path => path.endsWith(shardKind))
+  if (shards.length > 0) {
+    const text = paths.find(path => !path.endsWith(shardKind))
+    if (text !== undefined)
+      throw new CorpusError(
+        `data.files: found text (${text}) beside tokens (${shards[0]}), wanted one kind in a source`,
+      )
+    const opened = shards.map(path => openShard(path, tokenizer))
+    return holdsOut
+      ? holdOutTail(opened, tokenizer.separator)
+      : { training: joinStreams(opened), validation: joinStreams([]) }
+  }
   const split = embedded
     ? embedded()
     : holdsOut
-      ? holdOut(fileDocuments(files))
-      : { training: fileDocuments(files), validation: [] }
+      ? holdOut(fileDocuments(paths))
+      : { training: fileDocuments(paths), validation: [] }
   return { training: pack(split.training, tokenizer), validation: pack(split.validation, tokenizer) }
 }
 

@@ -1,8 +1,9 @@
 import { isUtf8 } from 'node:buffer'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { extname, join, sep } from 'node:path'
+import { readFileSync } from 'node:fs'
+import { extname } from 'node:path'
 import type { Document } from './document.ts'
 import { CorpusError } from './errors.ts'
+import { expandPaths } from './paths.ts'
 
 /** Byte offset of the first byte that is not part of valid UTF-8; -1 if all are (RFC 3629: no surrogates, nothing overlong). */
 export function invalidUtf8(bytes: Uint8Array): number {
@@ -30,6 +31,28 @@ const keysOf = (value: unknown): string =>
     ? `an object with ${Object.keys(value).join(', ') || 'no keys'}`
     : typeof value
 
+/**
+ * The text of a line of a .jsonl; undefined if the line is blank.
+ * @throws CorpusError naming file and line if it is no object with a text.
+ */
+export function textOfLine(path: string, line: number, source: string, column = 'text'): string | undefined {
+  const json = source.trim()
+  if (json === '') return undefined
+  const wanted = `wanted {"${column}": "..."}`
+  let value: unknown
+  try {
+    value = JSON.parse(json)
+  } catch {
+    throw new CorpusError(`${path}, line ${line}: found text that is not JSON, ${wanted}`)
+  }
+  const text = (value as Record<string, unknown> | null)?.[column]
+  if (typeof text !== 'string')
+    throw new CorpusError(
+      `${path}, line ${line}: found ${text === undefined ? keysOf(value) : `"${column}" as ${typeof text}`}, ${wanted}`,
+    )
+  return text
+}
+
 function jsonLines(path: string, bytes: Buffer): Document[] {
   const documents: Document[] = []
   let line = 0
@@ -37,21 +60,9 @@ function jsonLines(path: string, bytes: Buffer): Document[] {
     line++
     const newline = bytes.indexOf(10, from)
     const to = newline < 0 ? bytes.length : newline
-    const json = bytes.toString('utf8', from, to).trim()
+    const text = textOfLine(path, line, bytes.toString('utf8', from, to))
     from = to + 1
-    if (json === '') continue
-    let value: unknown
-    try {
-      value = JSON.parse(json)
-    } catch {
-      throw new CorpusError(`${path}, line ${line}: found text that is not JSON, wanted {"text": "..."}`)
-    }
-    const text = (value as { text?: unknown } | null)?.text
-    if (typeof text !== 'string')
-      throw new CorpusError(
-        `${path}, line ${line}: found ${text === undefined ? keysOf(value) : `"text" as ${typeof text}`}, wanted {"text": "..."}`,
-      )
-    if (text !== '') documents.push({ name: `${path}, line ${line}`, text: Buffer.from(text, 'utf8') })
+    if (text) documents.push({ name: `${path}, line ${line}`, text: Buffer.from(text, 'utf8') })
   }
   return documents
 }
@@ -61,53 +72,9 @@ const readers: Readonly<Record<string, (path: string, bytes: Buffer) => Document
   '.txt': plainText,
   '.jsonl': jsonLines,
 }
-const kinds = Object.keys(readers).join(' or ')
-
-const byName = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
-
-/** Files under a folder, at any depth, in the order of their names. */
-const filesUnder = (folder: string): string[] =>
-  readdirSync(folder, { recursive: true, encoding: 'utf8' })
-    .map(name => join(folder, name))
-    .filter(path => statSync(path).isFile())
-    .sort(byName)
-
-/** `*` and `?` stay within one folder, `**` crosses folders. */
-function patternOf(glob: string): RegExp {
-  const source = glob.replace(/\*\*\/|\*\*|[*?]|[.+^${}()|[\]\\]/g, token => {
-    if (token === '**/') return '(?:.*/)?'
-    if (token === '**') return '.*'
-    if (token === '*') return '[^/]*'
-    return token === '?' ? '[^/]' : `\\${token}`
-  })
-  return new RegExp(`^${source}$`)
-}
-
-function matching(glob: string): string[] {
-  const parts = join(glob).split(sep)
-  const wild = parts.findIndex(part => /[*?]/.test(part))
-  const folder = parts.slice(0, wild).join(sep) || (glob.startsWith(sep) ? sep : '.')
-  const pattern = patternOf(parts.join('/'))
-  const found = existsSync(folder) ? filesUnder(folder).filter(path => pattern.test(path.split(sep).join('/'))) : []
-  if (found.length === 0) throw new CorpusError(`data.files: no file matches ${glob}`)
-  return found
-}
-
-/** Files named by a path, a folder or a pattern. */
-function expand(name: string): string[] {
-  if (existsSync(name)) {
-    if (!statSync(name).isDirectory()) return [name]
-    const found = filesUnder(name).filter(path => readers[extname(path)])
-    if (found.length === 0) throw new CorpusError(`data.files: folder ${name} has no ${kinds} file`)
-    return found
-  }
-  if (/[*?]/.test(name)) return matching(name)
-  throw new CorpusError(`data.files: ${name} does not exist (looked from ${process.cwd()})`)
-}
 
 function readDocuments(path: string): Document[] {
-  const reader = readers[extname(path)]
-  if (!reader) throw new CorpusError(`data.files: ${path} is not a ${kinds} file`)
+  const reader = readers[extname(path)]!
   let bytes: Buffer
   try {
     bytes = readFileSync(path)
@@ -125,12 +92,13 @@ function readDocuments(path: string): Document[] {
   return documents
 }
 
+/** Endings of files that `fileDocuments` reads. */
+export const textKinds: readonly string[] = Object.keys(readers)
+
 /**
- * The user's texts: a .txt is one document, a line {"text": "..."} of a .jsonl another. Folders are read at any depth and patterns
- * (`*`, `?`, `**`) expanded, both in the order of names; no file is read twice.
+ * The user's texts: a .txt is one document, a line {"text": "..."} of a .jsonl another.
+ * @param files As `expandPaths` takes them.
  * @throws CorpusError naming the file, and the line or byte, that cannot be used.
  */
-export function fileDocuments(files: string | readonly string[]): Document[] {
-  const names = typeof files === 'string' ? [files] : files
-  return [...new Set(names.flatMap(expand))].flatMap(readDocuments)
-}
+export const fileDocuments = (files: string | readonly string[]): Document[] =>
+  expandPaths(files, textKinds).flatMap(readDocuments)

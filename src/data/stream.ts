@@ -5,7 +5,8 @@ import type { TokenArray } from './tokenizer.ts'
 export interface TokenStream {
   /** Tokens, separators included. */
   readonly length: number
-  readonly documents: number
+  /** Undefined where a file does not say. */
+  readonly documents: number | undefined
   /** Copies tokens `from` .. `from + count - 1` to `into` at `at`. */
   read(from: number, count: number, into: Int32Array, at: number): void
   /** Asks for tokens that will be read soon, without waiting for them. */
@@ -50,14 +51,17 @@ class JoinedStream implements TokenStream {
   readonly #parts: readonly TokenStream[]
   /** Where each part begins, and where the last ends. */
   readonly #starts: readonly number[]
-  readonly documents: number
+  readonly documents: number | undefined
 
   constructor(parts: readonly TokenStream[]) {
     this.#parts = parts
     const starts = [0]
     for (const { length } of parts) starts.push(starts.at(-1)! + length)
     this.#starts = starts
-    this.documents = parts.reduce((sum, { documents }) => sum + documents, 0)
+    this.documents = parts.reduce<number | undefined>(
+      (sum, { documents }) => (sum === undefined || documents === undefined ? undefined : sum + documents),
+      0,
+    )
   }
 
   get length(): number {
@@ -101,7 +105,7 @@ export const joinStreams = (parts: readonly TokenStream[]): TokenStream =>
   parts.length === 1 ? parts[0]! : new JoinedStream(parts)
 
 /** Tokens `from` .. `to - 1` of a stream as a stream of its own. */
-export function partOf(stream: TokenStream, from: number, to: number, documents: number): TokenStream {
+export function partOf(stream: TokenStream, from: number, to: number, documents?: number): TokenStream {
   return {
     length: to - from,
     documents,

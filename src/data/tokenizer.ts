@@ -14,6 +14,8 @@ export interface Tokenizer {
   readonly vocab: number
   /** Stands between documents; it encodes no text. */
   readonly separator: number
+  /** The separator's content in `json()`: the `eos_token` of a tokenizer_config.json. */
+  readonly separatorText: string
   /** SHA-256 of `json()`: whether two tokenizers are the same, wherever their files lie. */
   readonly sha256: string
   /** Text, or its UTF-8 bytes, without separators. */
@@ -85,11 +87,13 @@ export function byteLevelJson(parts: {
   })}\n`
 }
 
+const byteSeparator = '<|separator|>'
+
 const bytesJson = (): string =>
   byteLevelJson({
     vocab: Object.fromEntries(byteCharacters.map((character, byte) => [character, byte])),
     merges: [],
-    special: { '<|separator|>': 256 },
+    special: { [byteSeparator]: 256 },
     pattern: false,
   })
 
@@ -99,6 +103,7 @@ const bytes: Tokenizer = {
   tokens: 257,
   vocab: 272,
   separator: 256,
+  separatorText: byteSeparator,
   sha256: sha256(bytesJson()),
   encode: text => Uint16Array.from(typeof text === 'string' ? Buffer.from(text, 'utf8') : text),
   decode: tokens => Buffer.from(Array.from(tokens).filter(token => token < 256)).toString('utf8'),

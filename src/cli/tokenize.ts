@@ -1,0 +1,130 @@
+import { availableParallelism } from 'node:os'
+import type { Command } from 'commander'
+import { type TokenizeProgress, type TokenizeResult, tokenizeFiles } from '../data/tokenize.ts'
+import { tokenizerForms } from '../data/tokenizers.ts'
+import { inputKinds } from '../data/units.ts'
+import { formatCount } from '../run/quantities.ts'
+import { formatBytes } from './dry_run.ts'
+import { formatDuration } from './live.ts'
+import { wholeNumber } from './session.ts'
+import { stopOnSignals } from './signals.ts'
+
+interface Options {
+  tokenizer: string
+  out: string
+  column: string
+  shardTokens: number
+  workers: number
+  json?: boolean
+}
+
+/** Progress on one line of a terminal; nothing elsewhere. */
+function progressLine(stream: NodeJS.WriteStream): { show: (progress: TokenizeProgress) => void; clear: () => void } {
+  const began = performance.now()
+  let drawnAt = Number.NEGATIVE_INFINITY
+  const isLive = stream.isTTY === true && !process.env.CI
+  return {
+    show: ({ read, total, textBytes, tokens }) => {
+      if (!isLive || performance.now() - drawnAt < 100) return
+      drawnAt = performance.now()
+      const seconds = (drawnAt - began) / 1000
+      const share = Math.min(1, read / Math.max(1, total))
+      const filled = Math.round(share * 24)
+      const left = share > 0.01 ? formatDuration((seconds * (1 - share)) / share) : '?'
+      const bar = `${'█'.repeat(filled)}${'░'.repeat(24 - filled)}`
+      stream.write(
+        `\r\x1b[2K${bar} ${(share * 100).toFixed(0)} %  ${formatCount(tokens)} tokens  ${(textBytes / 1e6 / seconds).toFixed(1)} MB/s  ${left} left`,
+      )
+    },
+    clear: () => {
+      if (drawnAt > 0) stream.write('\r\x1b[2K')
+    },
+  }
+}
+
+function summary({ manifest, resumed, textBytes, invalid }: TokenizeResult, seconds: number) {
+  const { shards, tokenizer, type } = manifest
+  const sum = (of: (shard: (typeof shards)[number]) => number) => shards.reduce((total, shard) => total + of(shard), 0)
+  const [tokens, bytes] = [sum(shard => shard.tokens), sum(shard => shard.textBytes)]
+  return {
+    tokens,
+    documents: sum(shard => shard.documents),
+    text_bytes: bytes,
+    bytes_per_token: bytes / tokens,
+    shards: shards.length,
+    resumed_shards: resumed,
+    token_type: type,
+    tokenizer: tokenizer.name,
+    vocabulary: tokenizer.tokens,
+    invalid_utf8: invalid,
+    seconds,
+    megabytes_per_second: textBytes / 1e6 / seconds,
+  }
+}
+
+function printSummary(result: TokenizeResult, out: string, seconds: number): void {
+  const made = summary(result, seconds)
+  const lines = [
+    `${formatCount(made.tokens)} tokens of ${made.documents.toLocaleString('en-US')} documents in ${made.shards} shard${made.shards === 1 ? '' : 's'} (${made.token_type}), ${formatBytes(made.text_bytes)} of text, ${made.bytes_per_token.toFixed(2)} bytes per token`,
+    result.textBytes > 0
+      ? `${formatDuration(seconds)}, ${made.megabytes_per_second.toFixed(1)} MB/s${result.resumed > 0 ? `; ${result.resumed} shards were there before` : ''}`
+      : 'all of it was there before',
+    ...(result.invalid > 0
+      ? [`${result.invalid} documents or pieces of them are not UTF-8; what is no character became U+FFFD`]
+      : []),
+    '',
+    `to train on it: npx halfbyte train small data.files=${out} data.tokenizer=${out}/tokenizer.json model.vocab=${Math.ceil(made.vocabulary / 16) * 16}`,
+  ]
+  process.stdout.write(`${lines.join('\n')}\n`)
+}
+
+export function register(program: Command): void {
+  program
+    .command('tokenize')
+    .description('Encode text to shards of tokens (Megatron .bin and .idx) that training reads from the disk.')
+    .argument('<files...>', `files (${inputKinds.join(' ')}), folders of them, or patterns`)
+    .requiredOption('--tokenizer <spec>', tokenizerForms)
+    .requiredOption(
+      '--out <directory>',
+      'folder of the shards; if it holds unfinished work of the same files, that goes on',
+    )
+    .option('--column <name>', 'key of .jsonl and column of .parquet that holds the text', 'text')
+    .option('--shard-tokens <count>', 'tokens of a shard', wholeNumber(1), 2 ** 26)
+    .option(
+      '--workers <count>',
+      'threads; the result is the same for any number',
+      wholeNumber(1),
+      availableParallelism(),
+    )
+    .option('--json', 'print JSON')
+    .addHelpText(
+      'after',
+      `
+Each document is followed by the tokenizer's separator. A .txt is one document, a line of a .jsonl or a row of a .parquet another. The folder
+gets a copy of the tokenizer and dataset.json, which says what it was made from; docs/data.md describes it.
+
+Examples:
+  halfbyte tokenize books/ --tokenizer bytes --out data/books
+  halfbyte tokenize 'web/*.jsonl.zst' --tokenizer gpt2/tokenizer.json --out data/web
+  halfbyte tokenize fineweb/*.parquet --tokenizer tiktoken:cl100k_base.tiktoken --out data/fineweb`,
+    )
+    .action(async (files: string[], { json, ...options }: Options) => {
+      const { signal, release } = stopOnSignals()
+      const progress = progressLine(process.stderr)
+      const began = performance.now()
+      try {
+        const result = await tokenizeFiles({ ...options, files, signal, progress: progress.show })
+        const seconds = (performance.now() - began) / 1000
+        progress.clear()
+        if (json) process.stdout.write(`${JSON.stringify(summary(result, seconds))}\n`)
+        else printSummary(result, options.out, seconds)
+      } catch (error) {
+        progress.clear()
+        if (!signal.aborted) throw error
+        process.stderr.write('stopped; whole shards are kept, and the same command goes on after them\n')
+        process.exitCode = 1
+      } finally {
+        release()
+      }
+    })
+}
