@@ -2,7 +2,7 @@
 
     pip install torch transformers safetensors
     npx halfbyte export <run> --to hf --out <folder>
-    node scripts/write-logits.mjs <run> <logits.safetensors>
+    node scripts/write-reference.mjs logits <run> <logits.safetensors>
     python scripts/verify_export.py <folder> <logits.safetensors>
 
 Exits with 1 where a logit differs by more than 1e-3, or a parameter was missing, unexpected or initialised anew. Also encodes and decodes a

@@ -2,7 +2,7 @@
 
     pip install torch safetensors numpy gguf
     npx halfbyte export <run> --to compressed-tensors --out <ct>        likewise modelopt and gguf
-    node scripts/write-images.mjs <run> <images.safetensors>
+    node scripts/write-reference.mjs images <run> <images.safetensors>
     python scripts/verify_packed.py <images.safetensors> <ct> <modelopt> <file.gguf>      any of the three, in any order
 
 For each layer: codes and block scales must be those of training to the byte; decoded values must be the values that training multiplies with,

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import type { RunPreset } from '../src/config/schema.ts'
-import { ggufTypes } from '../src/export/gguf.ts'
+import { type GgufTensor, ggufHeader } from '../src/export/gguf.ts'
+import { type GgufEntry, parseGguf } from '../src/export/gguf_header.ts'
+import { readHfConfig } from '../src/export/hf_folder.ts'
 import { quantisedLayers, type WeightImage, WeightImages } from '../src/export/images.ts'
 import { targets } from '../src/export/targets.ts'
 import { openExportedRun } from '../src/export/weights.ts'
@@ -14,53 +16,17 @@ import { configOf, dense, hybrid, makeRun, ownFolder, tokenizer, weightsOf } fro
 
 const folder = ownFolder()
 
-interface Stored {
-  readonly type: number
-  /** Outermost first. */
-  readonly shape: readonly number[]
+interface Stored extends GgufEntry {
   readonly data: Buffer
 }
 
-/** Reads a GGUF file, field by field as its description has them. */
-function readGguf(bytes: Buffer): { metadata: Map<string, unknown>; tensors: Map<string, Stored> } {
-  let at = 0
-  const u32 = () => bytes.readUInt32LE((at += 4) - 4)
-  const u64 = () => Number(bytes.readBigUInt64LE((at += 8) - 8))
-  const string = (): string => {
-    const length = u64()
-    return bytes.toString('utf8', at, (at += length))
-  }
-  const values: Record<number, () => unknown> = {
-    4: u32,
-    5: () => bytes.readInt32LE((at += 4) - 4),
-    6: () => bytes.readFloatLE((at += 4) - 4),
-    7: () => bytes[at++] === 1,
-    8: string,
-    9: () => {
-      const [type, length] = [u32(), u64()]
-      return Array.from({ length }, () => values[type]!())
-    },
-  }
-  assert.equal(bytes.toString('latin1', 0, 4), 'GGUF')
-  at = 4
-  assert.equal(u32(), 3)
-  const [count, pairs] = [u64(), u64()]
-  const metadata = new Map(Array.from({ length: pairs }, () => [string(), values[u32()]!()]))
-  const entries = Array.from({ length: count }, () => {
-    const name = string()
-    const shape = Array.from({ length: u32() }, u64).reverse()
-    return { name, shape, type: u32(), offset: u64() }
+function readGguf(bytes: Buffer): { metadata: ReadonlyMap<string, unknown>; tensors: Map<string, Stored> } {
+  const { metadata, tensors } = parseGguf(bytes, bytes.length)
+  const stored = [...tensors].map(([name, entry]): [string, Stored] => {
+    assert.equal(entry.start % 32, 0)
+    return [name, { ...entry, data: bytes.subarray(entry.start, entry.end) }]
   })
-  const start = Math.ceil(at / 32) * 32
-  const tensors = new Map<string, Stored>()
-  for (const { name, shape, type, offset } of entries) {
-    const { block, bytes: size } = Object.values(ggufTypes).find(({ id }) => id === type)!
-    const length = (shape.reduce((product, n) => product * n, 1) / block) * size
-    assert.equal(offset % 32, 0)
-    assert.ok(start + offset + length <= bytes.length, name)
-    tensors.set(name, { type, shape, data: bytes.subarray(start + offset, start + offset + length) })
-  }
-  return { metadata, tensors }
+  return { metadata, tensors: new Map(stored) }
 }
 
 let runs = 0
@@ -90,7 +56,7 @@ function exported(target: string, preset: RunPreset, inputs: Readonly<Record<str
 }
 
 const floats = ({ type, data }: Stored): number[] =>
-  type === 0
+  type === 'f32'
     ? [...new Float32Array(Uint8Array.from(data).buffer)]
     : [...new Uint16Array(Uint8Array.from(data).buffer)].map(decodeBf16)
 
@@ -144,7 +110,7 @@ describe('export to GGUF', () => {
     assert.deepEqual(tensors.get('blk.0.ssm_conv1d.weight')!.shape, [128, 4])
     assert.deepEqual(tensors.get('blk.0.ssm_norm.weight')!.shape, [2, 32])
     assert.deepEqual(stored('blk.0.ssm_dt.bias'), [...weightsOf(`${prefix}dt_bias`, [4])])
-    assert.equal(tensors.get('blk.4.ffn_up.weight')!.type, ggufTypes.bf16.id)
+    assert.equal(tensors.get('blk.4.ffn_up.weight')!.type, 'bf16')
     assert.deepEqual(stored('output.weight'), [...weightsOf('lm_head.weight', [272, 64])].map(roundBf16))
     assert.deepEqual(metadata.get('nemotron_h.attention.head_count_kv'), [0, 2, 0, 0, 0])
     assert.deepEqual(metadata.get('nemotron_h.feed_forward_length'), [0, 0, 128, 0, 128])
@@ -172,8 +138,8 @@ describe('export to GGUF', () => {
   it('keeps what blocks do not divide in floats and says so', () => {
     const narrow = { ...hybrid, model: { ...hybrid.model, hidden: 96, head_dim: 16 } }
     const { tensors, notes, result } = exported('gguf', narrow)
-    assert.equal(tensors.get('blk.0.ssm_in.weight')!.type, ggufTypes.bf16.id)
-    assert.equal(tensors.get('blk.2.ffn_down.weight')!.type, ggufTypes.nvfp4.id)
+    assert.equal(tensors.get('blk.0.ssm_in.weight')!.type, 'bf16')
+    assert.equal(tensors.get('blk.2.ffn_down.weight')!.type, 'nvfp4')
     assert.ok(
       notes.includes("layers.0.mixer.in_proj stays in floats: GGUF's blocks of nvfp4 do not divide its 96 inputs"),
     )
@@ -181,13 +147,13 @@ describe('export to GGUF', () => {
   })
 
   it('has MXFP4, and floats alone where the recipe or the layout wants them', () => {
-    assert.equal(exported('gguf', { ...hybrid, recipe: 'mxfp4' }).tensors.get('blk.0.ssm_in.weight')!.type, 39)
+    assert.equal(exported('gguf', { ...hybrid, recipe: 'mxfp4' }).tensors.get('blk.0.ssm_in.weight')!.type, 'mxfp4')
     for (const [target, recipe] of [
       ['gguf', 'bf16'],
       ['gguf-float', 'nvfp4'],
     ] as const) {
       const { tensors, result, metadata } = exported(target, { ...hybrid, recipe })
-      assert.deepEqual([...new Set([...tensors.values()].map(({ type }) => type))].sort(), [0, 30])
+      assert.deepEqual([...new Set([...tensors.values()].map(({ type }) => type))].sort(), ['bf16', 'f32'])
       assert.deepEqual([result.packed, metadata.get('general.file_type')], [undefined, 32])
     }
   })
@@ -208,5 +174,79 @@ describe('export to GGUF', () => {
     const options = { dtype: 'bf16', shardBytes: 0, progress: () => {}, note: () => {} } as const
     assert.throws(() => targets['gguf-float']!.write(run, tokenizer, out, options))
     assert.ok(!existsSync(out) && !existsSync(`${out}.partial`))
+  })
+})
+
+describe('a GGUF header', () => {
+  const tensor = (name: string, type: GgufTensor['type'], shape: number[]): GgufTensor => ({
+    name,
+    type,
+    shape,
+    data: () => [],
+  })
+  const metadata = {
+    'general.architecture': { type: 'string', value: 'arcee' },
+    list: { type: 'i32[]', value: [1, -2] },
+  } as const
+  const good = (...tensors: GgufTensor[]) => Buffer.from(ggufHeader(metadata, tensors))
+  /** With `bytes` written at the first place where `before` ends. */
+  const changed = (before: string, bytes: readonly number[], skip = 0): Buffer => {
+    const header = Buffer.concat([good(tensor('w', 'nvfp4', [3, 64])), Buffer.alloc(128)])
+    Buffer.from(bytes).copy(header, header.indexOf(before) + before.length + skip)
+    return header
+  }
+  const many = [255, 255, 255, 255, 255, 0, 0, 0]
+
+  it('is read as it was written', () => {
+    const header = good(tensor('a', 'f32', [2, 3]), tensor('b', 'nvfp4', [3, 64]))
+    const { metadata: read, tensors } = parseGguf(header, header.length + 24 + 8 + 108)
+    assert.deepEqual(Object.fromEntries(read), { 'general.architecture': 'arcee', list: [1, -2] })
+    const start = header.length
+    assert.deepEqual(tensors.get('a'), { type: 'f32', shape: [2, 3], start, end: start + 24 })
+    assert.deepEqual(tensors.get('b'), { type: 'nvfp4', shape: [3, 64], start: start + 32, end: start + 140 })
+  })
+
+  const lies: [what: string, bytes: Buffer, sentence: RegExp][] = [
+    ['no GGUF', Buffer.alloc(64), /does not begin with "GGUF"/],
+    ['another version', changed('GGUF', [9]), /its version is 9, wanted 2 or 3/],
+    [
+      'more tensors than there are',
+      changed('GGUF', many, 4),
+      /it says that it has 1099511627775 tensors and 2 keys, more than its \d+ bytes hold/,
+    ],
+    [
+      'a key without end',
+      changed('GGUF', many, 20),
+      /header ends at byte \d+, within key 0 of 2 that would take 1099511627775 bytes/,
+    ],
+    [
+      'a type that there is not',
+      changed('general.architecture', [77]),
+      /general\.architecture has the unknown type 77/,
+    ],
+    [
+      'a list longer than the file',
+      changed('list', many, 8),
+      /list is a list of 1099511627775, but only \d+ bytes follow/,
+    ],
+    ['five dimensions', changed('w', [5]), /tensor w has 5 dimensions/],
+    ['rows of no whole blocks', changed('w', [65], 4), /tensor w has rows of 65 elements, no whole blocks of 64/],
+    ['a tensor beyond the end', changed('w', [0, 16], 12), /tensor w ends at byte \d+, but the file has \d+/],
+    ['a type of tensors that there is not', changed('w', [200], 20), /tensor w has the type 200/],
+  ]
+  for (const [what, bytes, sentence] of lies)
+    it(`that lies is refused: ${what}`, () => {
+      assert.throws(() => parseGguf(bytes, bytes.length), sentence)
+    })
+
+  it('is looked at before import says what it wants', () => {
+    const path = join(folder, 'model.gguf')
+    writeFileSync(path, changed('w', [5]))
+    assert.throws(() => readHfConfig(path), /model\.gguf is no GGUF file that can be read: tensor w has 5 dimensions/)
+    writeFileSync(path, changed('w', [2]))
+    assert.throws(
+      () => readHfConfig(path),
+      /model\.gguf is a GGUF of arcee, .*; a folder with config\.json and safetensors is wanted/,
+    )
   })
 })

@@ -5,6 +5,7 @@ import type { Progress } from '../export/folder.ts'
 import type { ExportDtype } from '../export/hf.ts'
 import { type Exported, targets } from '../export/targets.ts'
 import { openExportedRun } from '../export/weights.ts'
+import { formatBytes } from './dry_run.ts'
 import { toStderr, wholeNumber } from './session.ts'
 
 /** Sizes as people write them, in powers of ten. */
@@ -16,12 +17,6 @@ function sizeOf(text: string): number {
   const bytes = Number(number) * (units[(unit ?? '?').toUpperCase()] ?? Number.NaN)
   if (!(bytes >= 1)) throw new UserError(`--shard-size: found ${text}, wanted a size such as 500MB or 5GB`, 2)
   return bytes
-}
-
-/** 4.9e9 → `4.90 GB`. */
-export function formatBytes(bytes: number): string {
-  const [unit, size] = Object.entries(units).findLast(([, least]) => bytes >= least) ?? ['', 1]
-  return unit === '' ? `${bytes} bytes` : `${(bytes / size).toPrecision(3)} ${unit}`
 }
 
 /** One line on a terminal's stderr, redrawn; elsewhere nothing. */

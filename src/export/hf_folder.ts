@@ -4,6 +4,7 @@ import { UserError } from '../config/errors.ts'
 import { isSystemError, systemReason } from '../run/files.ts'
 import { floatsOf, openSafetensors, type SafetensorsFile, safetensorsDtypes } from '../tensor/safetensors.ts'
 import type { HfConfig } from './architectures.ts'
+import { readGgufHeader } from './gguf_header.ts'
 
 /** A checkpoint of Hugging Face transformers in a folder: config.json and tensors in one or several safetensors files. */
 
@@ -115,8 +116,12 @@ export function openHfTensors(folder: string): HfTensors {
 /** @throws UserError if it is no folder with a config.json */
 export function readHfConfig(folder: string): HfConfig {
   if (!existsSync(folder)) throw new UserError(`${folder} does not exist`)
-  if (!statSync(folder).isDirectory())
-    throw new UserError(`${folder} is a file; a folder with config.json and safetensors is wanted`)
+  if (!statSync(folder).isDirectory()) {
+    const what = folder.endsWith('.gguf')
+      ? `a GGUF of ${readGgufHeader(folder).metadata.get('general.architecture')}, which keeps no exact weights of all kinds`
+      : 'a file'
+    throw new UserError(`${folder} is ${what}; a folder with config.json and safetensors is wanted`)
+  }
   if (!existsSync(join(folder, 'config.json'))) throw new UserError(`${folder} has no config.json`)
   return readJson(folder, 'config.json')
 }
