@@ -34,6 +34,7 @@ const usage = `usage: node dist/bench/gpu.js [options] [overrides...]
   --every N         steps between printed losses, default 10
   --backend NAME    default cuda; cpu gives losses to compare with
   --losses FILE     where the losses of the last training go, as JSON
+  --against K=V     of same: an override for the run that is compared with the one on the cpu, such as --backend cpu --against level=avx2
   --libraries DIR   folder of NVIDIA's libraries, searched first
   --kills N         of resume, default 4
   --profile         at the end of training, the time of each kernel; slows the steps
@@ -99,7 +100,7 @@ async function trainPreset(options: Training, open: Open): Promise<void> {
   const { preset, recipe, steps, every, profile } = options
   const settings = [`recipe=${recipe}`, `backend=${options.backend}`, 'model.activations=bf16', ...options.overrides]
   const config = loadConfig(preset, settings, presets)
-  const backend = await open(options.backend)
+  const backend = await open(options.backend, undefined, config.level)
   const trainer = new Trainer(config, backend, openCorpus(config.data.files, config.data.tokenizer, config.data))
   const watched = profile ? new Profile(backend) : undefined
   process.stdout.write(`${preset}, ${recipe}, ${trainer.model.parameters.count} weights:\n`)
@@ -131,6 +132,7 @@ async function main(): Promise<number> {
       every: { type: 'string', default: '10' },
       backend: { type: 'string', default: 'cuda' },
       losses: { type: 'string' },
+      against: { type: 'string' },
       libraries: { type: 'string' },
       kills: { type: 'string', default: '4' },
       profile: { type: 'boolean', default: false },
@@ -141,10 +143,11 @@ async function main(): Promise<number> {
     process.stdout.write(usage)
     return 0
   }
-  const open: Open = (name, graphs) =>
+  const open: Open = (name, graphs, level) =>
     openBackend(name, kernels, {
       ...(values.libraries === undefined ? {} : { libraries: values.libraries }),
       ...(graphs === undefined ? {} : { graphs }),
+      ...(level === undefined ? {} : { level }),
       report: line => process.stderr.write(`${line}\n`),
     })
   const { preset, every, profile, only, losses } = values
@@ -179,7 +182,11 @@ async function main(): Promise<number> {
     graphs: () => checkGraphs(preset, recipes, steps, overrides, open),
     resume: () => checkResume(Number(values.kills)),
     moves: () => checkMoves(open),
-    same: () => forEach(recipe => compareWithCpu(preset, recipe, steps, overrides, open)),
+    same: () =>
+      forEach(recipe => {
+        const other = { backend: values.backend, overrides: values.against ? [values.against] : [] }
+        return compareWithCpu(preset, recipe, steps, overrides, other, open, losses)
+      }),
   }
   let failures = 0
   for (const name of values.parts.split(',')) {
