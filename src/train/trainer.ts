@@ -116,6 +116,8 @@ export class Trainer {
 
     const operands: OperandNumerics[] = []
     const { backend, phase } = model
+    // Products of validation are not the step's.
+    backend.takeRoutes?.()
     if (sampled || !backend.capture) this.#compute(sampled ? made => operands.push(measure(made, step)) : undefined)
     else backend.capture(`step of phase ${phase}`, () => this.#compute())
 
