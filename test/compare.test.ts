@@ -8,48 +8,13 @@ import { readComparedRun } from '../src/compare/runs.ts'
 import { suites } from '../src/compare/suites.ts'
 import { UserError } from '../src/config/errors.ts'
 import { recipes } from '../src/recipes/recipes.ts'
-import { openRun } from '../src/run/open.ts'
-import type { Origin } from '../src/run/read.ts'
-import { smallConfig, testFolder } from './training.ts'
+import { type Made, makeRun as makeRunIn } from './made_runs.ts'
+import { testFolder } from './training.ts'
 
 const folder = testFolder()
-const origin: Origin = { halfbyte: '0.1.0', device: { backend: 'cpu' }, corpus: 'c0ffee' }
 let runs = 0
 
-interface Made {
-  recipe: string
-  seed?: number
-  loss: (step: number) => number
-  speed?: number
-  /** Steps recorded; default: all. */
-  until?: number
-  overrides?: string[]
-  corpus?: string
-  diverges?: boolean
-}
-
-/** A run of 20 steps of 128 tokens, decaying over the last 4, whose records follow formulas. */
-function makeRun({ recipe, seed = 1, loss, speed = 1000, until = 20, overrides = [], corpus, diverges }: Made): string {
-  const directory = join(folder, `made-${++runs}`)
-  const config = smallConfig(folder, 'steps=20', `recipe=${recipe}`, `seed=${seed}`, ...overrides)
-  const run = openRun(directory, config, corpus === undefined ? origin : { ...origin, corpus })
-  for (let step = 1; step <= until; step++)
-    run.metrics({ step, loss: loss(step), tokens: 128 * step, lr: 1, grad_norm: 1, tokens_per_second: speed })
-  if (diverges)
-    run.event({
-      step: until + 1,
-      event: 'non_finite',
-      reason: 'the loss is NaN',
-      layer: 'layers.1.mixer.up_proj',
-      tensor: 'xRows',
-    })
-  else if (until === config.steps) {
-    run.metrics({ step: until, validation_loss: loss(until) + 1 })
-    run.save({ model: [] }, { step: until, seed, tokens: 128 * until })
-  }
-  run.close()
-  return directory
-}
+const makeRun = (made: Made): string => makeRunIn(folder, `made-${++runs}`, made)
 
 const compareDirectories = (directories: readonly string[], baseline: string, order?: string[][]): Comparison => {
   const arms = directories.map(directory => {

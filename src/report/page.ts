@@ -111,6 +111,15 @@ export function uniqueArms(comparisons: readonly ReportedComparison[]): Reported
 
 const icon = html`<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E%3Cpath d='M3 12 6 6l3 4 4-6' fill='none' stroke='%23fff' stroke-width='1.8'/%3E%3C/svg%3E">`
 
+/** Observable Plot counts its clip paths through the life of the process; a page counts its own. */
+function renumbered(page: string): string {
+  const numbers = new Map<string, number>()
+  return page.replace(/(id="|url\(#)plot-clip-(\d+)/g, (_, before: string, id: string) => {
+    if (!numbers.has(id)) numbers.set(id, numbers.size + 1)
+    return `${before}plot-clip-${numbers.get(id)}`
+  })
+}
+
 /** The text of report.html. The same directory gives the same text. */
 export function renderReport({ comparisons, kind }: ReportInput, presets: Presets, { css, script }: Assets): string {
   const several = comparisons.length > 1
@@ -165,5 +174,5 @@ ${parts.map(({ reported }) => html`${several && html`<h3>${reported.comparison.t
 </body>
 </html>
 `
-  return page.text
+  return renumbered(page.text)
 }
