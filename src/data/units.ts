@@ -31,25 +31,27 @@ export interface RowsUnit {
 export type Unit = TextUnit | LinesUnit | RowsUnit
 
 const textBytes = 4 * 2 ** 20
-const linesBytes = 2 ** 20
+const linesBytes = 2 ** 18
 
 const isLetter = (byte: number): boolean => (byte >= 0x41 && byte <= 0x5a) || (byte >= 0x61 && byte <= 0x7a)
+const isSpace = (byte: number): boolean => byte === 0x20 || (byte >= 0x09 && byte <= 0x0d)
 /** First byte of a character from U+4000 to U+9FFF. */
 const beginsIdeograph = (byte: number): boolean => byte >= 0xe4 && byte <= 0xe9
-/** An ideograph or U+3002, the full stop, before a position. */
-const endsSentence = (bytes: Uint8Array, at: number): boolean =>
-  beginsIdeograph(bytes[at - 3]!) || (bytes[at - 3] === 0xe3 && bytes[at - 2] === 0x80 && bytes[at - 1] === 0x82)
+/** U+3001, U+3002 and U+FF0C: the comma and the full stop of Chinese and Japanese. */
+const isStop = (a: number, b: number, c: number): boolean =>
+  (a === 0xe3 && b === 0x80 && (c === 0x81 || c === 0x82)) || (a === 0xef && b === 0xbc && c === 0x8c)
 
 /**
- * Where a text of more than `limit` bytes is cut so that its halves encode as the whole does: before a space between two letters, which begins a word
- * in every pattern in use; in text without, between ideographs, after a line break; else before any character.
+ * Where a text of more than `limit` bytes is cut so that its halves encode as the whole does: after a letter, before white space or a stop, where
+ * a word ends in every pattern in use; in a text that has no such place, before any character.
  */
 export function cutText(bytes: Uint8Array, limit: number): number {
   const least = Math.floor(limit / 2)
-  for (let at = limit; at > least; at--)
-    if (bytes[at] === 0x20 && isLetter(bytes[at - 1]!) && isLetter(bytes[at + 1] ?? 0)) return at
-  for (let at = limit; at > least; at--)
-    if (bytes[at - 1] === 0x0a && beginsIdeograph(bytes[at]!) && endsSentence(bytes, at - 1)) return at
+  for (let at = limit; at > least; at--) {
+    const next = bytes[at]!
+    if (isSpace(next) && (isLetter(bytes[at - 1]!) || beginsIdeograph(bytes[at - 3]!))) return at
+    if (beginsIdeograph(bytes[at - 3]!) && isStop(next, bytes[at + 1]!, bytes[at + 2]!)) return at
+  }
   let at = limit
   while (at > least && (bytes[at]! & 0xc0) === 0x80) at--
   return at

@@ -30,7 +30,7 @@ export class Workers {
   constructor(count: number, tokenizer: string) {
     const entry = new URL(import.meta.url.replace(/workers(\.[jt]s)$/, 'tokenize_worker$1'))
     for (let i = 0; i < count; i++) {
-      const worker = new Worker(entry, { workerData: tokenizer })
+      const worker = new Worker(entry, { workerData: tokenizer, execArgv: [] })
       worker.on('message', (answer: Answer) => this.#answered(worker, answer))
       worker.on('error', error => this.#failed(worker, error as Error))
       this.#workers.push(worker)
