@@ -1,11 +1,11 @@
 // Takes a picture of a report: node scripts/screenshot.mjs report.html docs/report.png [--width 1080] [--height 1400] [--dark] [--scale 1] [--full] [--print]
 // The picture is of the top of the page, or with --full of all of it; --print writes a PDF as a printer would have it.
 // Needs Chromium: the one in $CHROMIUM, or the system's.
-import { existsSync, statSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
-import { chromium } from 'playwright-core'
+import { findChromium, launchChromium } from './chromium.mjs'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -25,17 +25,12 @@ if (!page || !picture) {
   )
   process.exit(2)
 }
-const browserPath = [
-  process.env.CHROMIUM,
-  '/usr/bin/chromium',
-  '/usr/bin/chromium-browser',
-  '/usr/bin/google-chrome',
-].find(path => path && existsSync(path))
-if (!browserPath) {
+const path = findChromium()
+if (!path) {
   console.error('no Chromium found: install the package chromium, or name one in $CHROMIUM')
   process.exit(1)
 }
-const browser = await chromium.launch({ executablePath: browserPath, args: ['--no-sandbox'] })
+const browser = await launchChromium(path)
 try {
   const tab = await browser.newPage({
     viewport: { width: Number(values.width), height: Number(values.height) },
