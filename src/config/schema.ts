@@ -59,6 +59,8 @@ const model = section({
   init_std: positive(),
   /** First and last blocks kept in BF16 by recipes that spare sensitive blocks; absent: the recipe decides. */
   bf16_blocks: z.tuple([whole(0), whole(0)], { error: 'two whole numbers, first and last blocks' }).optional(),
+  /** Whether the backward pass computes the inside of every block again instead of keeping it: less memory, a third more time, the same bits. */
+  recompute: z.enum(['none', 'block'], { error: 'none or block' }).default('none'),
 })
 
 const paths = () => z.union([text('a path'), z.array(text('a path')).min(1)], { error: 'a path or a list of paths' })

@@ -31,6 +31,8 @@ export interface ModelConfig {
   readonly init_std: number
   /** First and last blocks that recipes with sensitive blocks keep in BF16; absent: the recipe decides. */
   readonly bf16_blocks?: readonly [first: number, last: number] | undefined
+  /** What the backward pass computes again instead of keeping: nothing (the default), or the inside of every block. Changes no number. */
+  readonly recompute?: 'none' | 'block' | undefined
 }
 
 /** Derived sizes of a Mamba-2 mixer. */

@@ -25,7 +25,10 @@ export interface ModelDescription {
     readonly moments: number
     /** Images of quantised weights. */
     readonly images: number
-    /** Inputs of linear layers that a token keeps for wgrad, and what they would take in BF16. */
+    /**
+     * Inputs of linear layers that a token keeps for wgrad, and what they would take in BF16; where blocks are recomputed, of the block that
+     * keeps most.
+     */
     readonly inputsPerToken: number
     readonly inputsPerTokenBf16: number
     /** Everything else that a token keeps for the backward pass. */
@@ -108,8 +111,19 @@ export function describeModel(
   const outside = kinds.reduce((sum, kind) => sum + kind.flops(config, sequence), 0)
   const flops = { linears: 6 * weights, mixers: 3 * outside, head: 6 * table }
   const act = dtypes[config.activations].bytes
-  const bitsPerToken = (bits: (i: number) => number) =>
-    shapes.reduce((sum, { cols }, i) => sum + (cols * bits(i)) / 8, 0)
+  // By block: inputs of its linear layers as kept and in BF16, and all else.
+  const kept = kinds.map((kind, block) => {
+    const bytes = (bits: (i: number) => number) =>
+      shapes.reduce((sum, { cols, block: of }, i) => (of === block ? sum + (cols * bits(i)) / 8 : sum), 0)
+    return {
+      inputs: bytes(i => bitsOf(imageOf(resolved[i]!.wgrad.b, resolved[i]!.forward.x))),
+      inputsBf16: bytes(() => 16),
+      others: act * kind.saved(config, sequence),
+    }
+  })
+  const largest = kept.reduce((most, block) => (block.inputs + block.others > most.inputs + most.others ? block : most))
+  const alive = config.recompute === 'block' ? [largest] : kept
+  const total = (what: keyof (typeof kept)[number]) => alive.reduce((sum, block) => sum + block[what], 0)
   return {
     parameters,
     kinds: [
@@ -126,10 +140,9 @@ export function describeModel(
       gradients: 4 * parameters,
       moments: 8 * parameters,
       images: shapes.reduce((sum, { rows, cols }, i) => sum + (rows * cols * weightBits(resolved[i]!)) / 8, 0),
-      inputsPerToken: bitsPerToken(i => bitsOf(imageOf(resolved[i]!.wgrad.b, resolved[i]!.forward.x))),
-      inputsPerTokenBf16: bitsPerToken(() => 16),
-      othersPerToken:
-        act * (config.hidden * (kinds.length + 1) + kinds.reduce((sum, kind) => sum + kind.saved(config, sequence), 0)),
+      inputsPerToken: total('inputs'),
+      inputsPerTokenBf16: total('inputsBf16'),
+      othersPerToken: act * config.hidden * (kinds.length + 1) + total('others'),
     },
   }
 }

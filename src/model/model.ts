@@ -3,6 +3,7 @@ import { add } from '../ops/add.ts'
 import { embedding } from '../ops/embedding.ts'
 import { headLoss, logits } from '../ops/head_loss.ts'
 import { gemms, Linear, type LinearState, roles, streamOf, type Watched } from '../ops/linear.ts'
+import { recompute } from '../ops/recompute.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import { Tape, Var } from '../ops/tape.ts'
 import type { Recipe } from '../recipes/recipe.ts'
@@ -237,15 +238,10 @@ export class Model {
 
   /** Runs `body` in a scope that records nothing, under another recipe. */
   #without<T>(recipe: Recipe, body: () => T): T {
-    this.tape.recording = false
     this.#state.microBatch = 0
     this.#use(recipe)
     try {
-      let result: T
-      this.tape.scope(() => {
-        result = body()
-      })
-      return result!
+      return this.tape.unrecorded(body)
     } finally {
       this.#use(this.recipe)
     }
@@ -256,13 +252,14 @@ export class Model {
     const { tape, parameters, config } = this
     let h = embedding(tape, tokens, parameters.named('backbone.embeddings.weight'))
     for (const [i, { spec, parameter, linear }] of this.#blocks.entries()) {
-      const before = h
       const context = { config, parameter, linear, sequence, starts, memory: memory?.[i] }
-      h = tape.scope(() => {
-        const normed = rmsNorm(tape, before, parameter('norm.weight'), config.eps)
-        const mixed = blockKinds[spec.kind]!.forward(tape, normed, context)
-        return add(tape, before, mixed)
-      })
+      const block = (x: Var): Var =>
+        tape.scope(() => {
+          const normed = rmsNorm(tape, x, parameter('norm.weight'), config.eps)
+          const mixed = blockKinds[spec.kind]!.forward(tape, normed, context)
+          return add(tape, x, mixed)
+        })
+      h = config.recompute === 'block' ? recompute(tape, h, block) : block(h)
     }
     const last = h
     return tape.scope(() => rmsNorm(tape, last, parameters.named('backbone.norm_f.weight'), config.eps))

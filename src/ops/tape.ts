@@ -140,6 +140,40 @@ export class Tape {
     }
   }
 
+  /** Runs `body` in a scope, recording nothing of it. */
+  unrecorded<T>(body: () => T): T {
+    const before = this.recording
+    this.recording = false
+    try {
+      return this.scope(body)
+    } finally {
+      this.recording = before
+    }
+  }
+
+  /** In a backward pass: runs `body` again, recording it, and differentiates it from `gradient`, that of the Var it returns. */
+  replay(body: () => Var, gradient: Tensor): void {
+    const earlier = this.#records
+    this.#records = []
+    try {
+      let output: Var | undefined
+      this.scope(() => {
+        output = body()
+      })
+      this.shareGradient(output!, gradient)
+      this.differentiate()
+    } finally {
+      this.reset()
+      this.#records = earlier
+    }
+  }
+
+  /** Lets go of a gradient that no record will read. */
+  dropGradient(v: Var): void {
+    if (v.gradient) this.#drop(v.gradient.memory)
+    v.gradient = undefined
+  }
+
   /** Forgets all records and frees what they hold: after an error, or where only the forward pass was wanted. */
   reset(): void {
     for (const { output, reads } of this.#records) {

@@ -113,12 +113,18 @@ export class Trainer {
     model.setScale(1 / this.tokensPerStep)
     optimizer.schedule(step, lr)
     for (const [i, batch] of this.#batches.entries()) this.#upload(this.sampler.batch(step, i), batch)
+    this.sampler.prefetch(step + 1)
 
     const operands: OperandNumerics[] = []
     const { backend, phase } = model
     // Products of validation are not the step's.
     backend.takeRoutes?.()
-    if (sampled || !backend.capture) this.#compute(sampled ? made => operands.push(measure(made, step)) : undefined)
+    // What is computed again in the backward pass is shown again.
+    const watch = (made: Watched) => {
+      if (!operands.some(({ linear, operand }) => linear === made.linear && operand === made.role))
+        operands.push(measure(made, step))
+    }
+    if (sampled || !backend.capture) this.#compute(sampled ? watch : undefined)
     else backend.capture(`step of phase ${phase}`, () => this.#compute())
 
     const [loss, found, report] = [model.lossSum.readLater(), this.#found.readLater(), optimizer.report()]
