@@ -60,11 +60,18 @@ describe('the report in a browser', { skip: path ? false : 'no Chromium' }, () =
     return page
   }
 
-  const colourOf = (page: Page, selector: string, property: string) =>
+  /** What a page has that node has not. */
+  interface Window {
+    getComputedStyle(node: unknown): { getPropertyValue(name: string): string }
+  }
+  const colourOf = (page: Page, selector: string, property: string): Promise<string> =>
     page
       .locator(selector)
       .first()
-      .evaluate<string, string>('(node, name) => getComputedStyle(node).getPropertyValue(name)', property)
+      .evaluate(
+        (node, name) => (globalThis as unknown as Window).getComputedStyle(node).getPropertyValue(name),
+        property,
+      )
 
   /** What the heat map of a measure shows. */
   const cellsOf = (page: Page, measure: number) =>
