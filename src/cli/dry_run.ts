@@ -1,5 +1,7 @@
 import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
+import { openCorpus } from '../data/corpus.ts'
+import { type DataPlan, planData } from '../data/plan.ts'
 import { describeModel, type ModelDescription } from '../model/describe.ts'
 import { checkModel } from '../model/model.ts'
 import { formatCount } from '../run/quantities.ts'
@@ -68,7 +70,32 @@ function linearTable({ linears }: DryRun): string {
   )
 }
 
-export function dryRunText(config: RunConfig, run = describeRun(config)): string {
+/** What the run reads of files of its own; the corpus that comes with halfbyte needs no table. */
+export function planOf(config: RunConfig): DataPlan | undefined {
+  const { data, steps } = config
+  if (data.files === 'embedded' && !data.blend) return undefined
+  return planData(data, steps, openCorpus(data.files, data.tokenizer, data))
+}
+
+const columnWidth = 40
+const shortened = (text: string): string => (text.length > columnWidth ? `…${text.slice(1 - columnWidth)}` : text)
+
+function dataTable({ sources, phases, heldOut }: DataPlan): string {
+  const parts =
+    phases.length > 1 ? phases.map((share, i) => ({ title: `phase ${i + 1} (${+(share * 100).toFixed(2)} %)`, i })) : []
+  const rows = sources.map(({ name, tokens, phases, trained, epochs }) => [
+    shortened(name),
+    formatCount(tokens),
+    ...parts.map(({ i }) => formatCount(phases[i]!)),
+    formatCount(trained),
+    epochs.toFixed(epochs < 10 ? 2 : 1),
+  ])
+  const columns = ['tokens', ...parts.map(({ title }) => title), 'trained on', 'epochs']
+  const table = renderTable([{ title: 'source', ...left }, ...columns.map(title => ({ title, ...right }))], rows)
+  return `\n${table}\n${formatCount(heldOut)} tokens are held out for validation\n`
+}
+
+export function dryRunText(config: RunConfig, run = describeRun(config), plan = planOf(config)): string {
   const { kinds, flops, memory } = run
   const tokens = config.data.sequence * config.data.micro_batch
   const saved = memory.inputsPerTokenBf16 - memory.inputsPerToken
@@ -98,5 +125,5 @@ training       ${run.steps.toLocaleString('en-US')} steps of ${run.tokensPerStep
 computing      ${flop(flops.total)} per token: linear layers ${flop(flops.linears)}, mixers ${flop(flops.mixers)}, head ${flop(flops.head)}
 memory         weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, moments ${formatBytes(memory.moments)}, quantised weights ${formatBytes(memory.images)}
 activations    per micro-batch, kept for the backward pass: inputs of linear layers ${perMicroBatch(memory.inputsPerToken)} (in BF16 they would take ${perMicroBatch(memory.inputsPerTokenBf16)}: ${perMicroBatch(saved)} saved), others ${perMicroBatch(memory.othersPerToken)}
-`
+${plan ? dataTable(plan) : ''}`
 }

@@ -15,7 +15,7 @@ import type { Run } from '../run/run.ts'
 import { logs } from '../run/tensorboard.ts'
 import { type Outcome, train } from '../train/loop.ts'
 import type { Trainer } from '../train/trainer.ts'
-import { describeRun, dryRunText, formatCounts } from './dry_run.ts'
+import { describeRun, dryRunText, formatCounts, planOf } from './dry_run.ts'
 import { createDisplay } from './live.ts'
 import { packageVersion } from './main.ts'
 import { Profile } from './profile.ts'
@@ -202,7 +202,9 @@ Examples:
     .action(async (source: string, overrides: string[], { run, dryRun, json, profile, policy, log }: TrainOptions) => {
       const config = loadRun(source, policy === undefined ? overrides : [`rules=${policy}`, ...overrides])
       if (!dryRun) return trainInTerminal(run, config, { profiling: profile, source, log })
-      process.stdout.write(json ? `${JSON.stringify(describeRun(config))}\n` : dryRunText(config))
+      process.stdout.write(
+        json ? `${JSON.stringify({ ...describeRun(config), data: planOf(config) })}\n` : dryRunText(config),
+      )
     })
 }
 

@@ -71,6 +71,7 @@ class Filler {
     const { tokens, targets, starts } = this.#batch
     const source = this.#window
     const { separator } = this.#tokenizer
+    const { tokens: vocabulary } = this.#tokenizer
     let bytes = 0
     for (let row = 0; row < microBatch; row++) {
       const { stream, window } = windowOf(row)
@@ -80,6 +81,10 @@ class Filler {
       for (let i = 0; i < sequence; i++) {
         const token = source[i]!
         const target = source[i + 1]!
+        if (target < 0 || target >= vocabulary)
+          throw new CorpusError(
+            `token ${window * sequence + i + 1} of the stream is ${target}, wanted below ${vocabulary}, the tokens of data.tokenizer ${this.#tokenizer.name}`,
+          )
         if (token === separator && boundaries === 'reset') start = i
         tokens[to + i] = token
         targets[to + i] = target

@@ -114,6 +114,7 @@ export class Trainer {
     optimizer.schedule(step, lr)
     for (const [i, batch] of this.#batches.entries()) this.#upload(this.sampler.batch(step, i), batch)
     this.sampler.prefetch(step + 1)
+    this.sampler.prefetch(step + 1)
 
     const operands: OperandNumerics[] = []
     const { backend, phase } = model
