@@ -6,7 +6,7 @@ import { kernels } from '../kernels/index.ts'
 import { type Checkpoint, latestGood, readCheckpoint } from '../run/checkpoint.ts'
 import { readConfig } from '../run/read.ts'
 import type { Backend } from '../tensor/backend.ts'
-import { Trainer } from '../train/trainer.ts'
+import { Trainer, type TrainerOptions } from '../train/trainer.ts'
 
 /** What commands that compute with a model share: opening its backend, text and weights. */
 
@@ -30,9 +30,14 @@ export function checkTokenizer(config: RunConfig, corpus: Corpus): void {
 }
 
 /** @throws UserError if the config does not fit the text or the recipe. */
-export function createTrainer(config: RunConfig, backend: Backend, corpus: Corpus): Trainer {
+export function createTrainer(
+  config: RunConfig,
+  backend: Backend,
+  corpus: Corpus,
+  options: TrainerOptions = {},
+): Trainer {
   checkTokenizer(config, corpus)
-  return new Trainer(config, backend, corpus)
+  return new Trainer(config, backend, corpus, options)
 }
 
 export interface OpenedRun {
@@ -53,7 +58,7 @@ export async function openWeights(directory: string, step?: number): Promise<Ope
   if (!checkpoint) throw new UserError(`${directory} has no checkpoint yet`)
   const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
-  const trainer = createTrainer(config, backend, corpus)
+  const trainer = createTrainer(config, backend, corpus, { empty: true })
   trainer.restoreWeights(checkpoint)
   return { config, corpus, backend, trainer, checkpoint }
 }

@@ -27,6 +27,8 @@ export interface ModelOptions {
   readonly steps: number
   /** Tokens in a sequence. */
   readonly sequence: number
+  /** Weights are left zero, for whoever restores them at once. */
+  readonly empty?: boolean | undefined
   /** Rows of a micro-batch, whole sequences; recipes that quantise along tokens want a multiple of their blocks. */
   readonly tokens: number
 }
@@ -84,7 +86,7 @@ export class Model {
 
   /** @throws Error if the recipe cannot run the config's sizes: names the layer, the dimension and the nearest size that works. */
   constructor(options: ModelOptions) {
-    const { config, backend, recipe, seed, steps, sequence, tokens } = options
+    const { config, backend, recipe, seed, empty, steps, sequence, tokens } = options
     const specs = parameterSpecs(config)
     this.config = config
     this.backend = backend
@@ -97,7 +99,7 @@ export class Model {
     checkModel(config, recipe, steps, tokens)
 
     const persistent = (dtype: DType, shape: readonly number[]): Tensor => persistentTensor(backend, dtype, shape)
-    this.parameters = new Parameters(backend, specs.all, seed)
+    this.parameters = new Parameters(backend, specs.all, empty ? undefined : seed)
     this.statistics = persistent('f32', [this.#shapes.length, roles.length, 2])
     this.lossSum = persistent('f32', [2])
     this.#scale = persistent('f32', [1])

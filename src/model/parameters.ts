@@ -88,8 +88,8 @@ export class Parameters {
   readonly gradient: Tensor
   readonly #byName: ReadonlyMap<string, ModelParameter>
 
-  /** Initial weights are a function of `seed` and the parameters' names. */
-  constructor(backend: Backend, specs: readonly ParameterSpec[], seed: number) {
+  /** Initial weights are a function of `seed` and the parameters' names; without a seed they are zero, for whoever writes others. */
+  constructor(backend: Backend, specs: readonly ParameterSpec[], seed: number | undefined) {
     const offsets: number[] = []
     let size = 0
     for (const spec of specs) {
@@ -104,9 +104,11 @@ export class Parameters {
       const stored = storedShape(spec)
       const padded = { value: this.value.part(offset, stored), gradient: this.gradient.part(offset, stored) }
       const value = this.value.part(offset, shape)
-      const initial = new Float32Array(value.size)
-      initialise(streamOf(seed, name), initial)
-      value.write(initial)
+      if (seed !== undefined) {
+        const initial = new Float32Array(value.size)
+        initialise(streamOf(seed, name), initial)
+        value.write(initial)
+      }
       return { name, shape, offset, decay, value, gradient: this.gradient.part(offset, shape), padded }
     })
     this.#byName = new Map(this.all.map(parameter => [parameter.name, parameter]))

@@ -43,6 +43,13 @@ export interface ValidationResult {
 const forwardRoles: readonly Role[] = ['wRows', 'xRows', 'xColumns']
 const backwardRoles: readonly Role[] = ['wColumns', 'dyRows', 'dyColumns']
 
+export interface TrainerOptions {
+  /** What to compute in, if not the config's recipe under its rules. */
+  readonly recipe?: Recipe
+  /** Leaves the weights zero, for whoever restores them at once. */
+  readonly empty?: boolean
+}
+
 /** A model, its optimizer and its data: everything that a step computes, nothing of where it is recorded. */
 export class Trainer {
   readonly config: RunConfig
@@ -55,11 +62,9 @@ export class Trainer {
   /** f32[micro-batches, ...]: the model's statistics as each micro-batch left them. */
   readonly #found: Tensor
 
-  /**
-   * @param recipe what to compute in, if not the config's recipe under its rules.
-   * @throws Error if text, config and recipe do not fit together.
-   */
-  constructor(config: RunConfig, backend: Backend, corpus: Corpus, recipe: Recipe = recipeOf(config)) {
+  /** @throws Error if text, config and recipe do not fit together. */
+  constructor(config: RunConfig, backend: Backend, corpus: Corpus, options: TrainerOptions = {}) {
+    const { recipe = recipeOf(config), empty = false } = options
     const { sequence, batch, micro_batch: microBatch, boundaries } = config.data
     const tokens = sequence * microBatch
     this.config = config
@@ -68,15 +73,16 @@ export class Trainer {
       backend,
       recipe,
       seed: config.seed,
+      empty,
       steps: config.steps,
       sequence,
       tokens,
     })
     this.optimizer = new Optimizer(this.model.parameters, config.optimizer)
-    const options = { sequence, microBatch, boundaries }
+    const rowOptions = { sequence, microBatch, boundaries }
     const order = { mixture: mixtureOf(config.data, config.steps, batch), seed: config.seed, batch }
-    this.sampler = new Sampler(corpus.sources, corpus.tokenizer, order, options)
-    this.#validation = new Validation(corpus.validation, corpus.tokenizer, config.validation.batches, options)
+    this.sampler = new Sampler(corpus.sources, corpus.tokenizer, order, rowOptions)
+    this.#validation = new Validation(corpus.validation, corpus.tokenizer, config.validation.batches, rowOptions)
     const microBatches = batch / microBatch
     const rows = (): Tensor => persistentTensor(backend, 'i32', [tokens])
     this.#batches = Array.from({ length: microBatches }, () => ({ tokens: rows(), targets: rows(), starts: rows() }))
@@ -113,7 +119,6 @@ export class Trainer {
     model.setScale(1 / this.tokensPerStep)
     optimizer.schedule(step, lr)
     for (const [i, batch] of this.#batches.entries()) this.#upload(this.sampler.batch(step, i), batch)
-    this.sampler.prefetch(step + 1)
     this.sampler.prefetch(step + 1)
 
     const operands: OperandNumerics[] = []
