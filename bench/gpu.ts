@@ -10,6 +10,7 @@ import { kernels } from '../src/kernels/index.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import { Trainer } from '../src/train/trainer.ts'
 import { failedCases, largeCases, timeCase } from './gpu_kernels.ts'
+import { stepLarge } from './gpu_large.ts'
 import { checkGraphs, checkMoves, checkResume, compareWithCpu, type Open, trainSteps } from './gpu_training.ts'
 
 /**
@@ -19,7 +20,7 @@ import { checkGraphs, checkMoves, checkResume, compareWithCpu, type Open, trainS
 
 const usage = `usage: node dist/bench/gpu.js [options] [overrides...]
 
-  --parts LIST      default: all of
+  --parts LIST      default: all of these but large
                       conformance   every kernel's results against the reference's
                       timing        kernels at their bench sizes
                       training      a preset trains: losses, tokens/s, memory
@@ -27,6 +28,7 @@ const usage = `usage: node dist/bench/gpu.js [options] [overrides...]
                       resume        killed and resumed, the same bits as undisturbed
                       moves         a run moves between cpu and cuda
                       same          the same losses on cpu and cuda within 0.2 %
+                      large         steps of --large, alone on the card, of one sequence each
   --only PART       only kernels with PART in their name
   --preset NAME     what to train, default tiny
   --recipes LIST    default bf16,nvfp4
@@ -37,6 +39,7 @@ const usage = `usage: node dist/bench/gpu.js [options] [overrides...]
   --against K=V     of same: an override for the run that is compared with the one on the cpu, such as --backend cpu --against level=avx2
   --libraries DIR   folder of NVIDIA's libraries, searched first
   --kills N         of resume, default 4
+  --large NAME      a preset that nearly fills the card, default nemotron-h-8b
   --profile         at the end of training, the time of each kernel; slows the steps
 `
 
@@ -134,6 +137,7 @@ async function main(): Promise<number> {
       losses: { type: 'string' },
       against: { type: 'string' },
       libraries: { type: 'string' },
+      large: { type: 'string', default: 'nemotron-h-8b' },
       kills: { type: 'string', default: '4' },
       profile: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
@@ -179,6 +183,7 @@ async function main(): Promise<number> {
         )
         return 0
       }),
+    large: () => stepLarge(values.large, recipes, Math.min(steps, 6), overrides, open),
     graphs: () => checkGraphs(preset, recipes, steps, overrides, open),
     resume: () => checkResume(Number(values.kills)),
     moves: () => checkMoves(open),

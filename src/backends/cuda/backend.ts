@@ -37,6 +37,8 @@ interface Loaded {
 const defaultThreads = 256
 const defaultElements = 2048
 const mostDefaultBlocks = 4096
+/** The workspace grows by whole pages of the device. */
+const workspaceStep = 2 ** 21
 
 const extents = (extent: Extent): readonly [number, number, number] =>
   typeof extent === 'number' ? [extent, 1, 1] : [extent[0], extent[1] ?? 1, extent[2] ?? 1]
@@ -237,7 +239,7 @@ export class CudaBackend implements Backend {
         this.free(this.#workspace)
       }
       this.#workspace = undefined
-      this.#workspace = this.alloc(2 ** Math.ceil(Math.log2(Math.max(bytes, 2 ** 20))))
+      this.#workspace = this.alloc(Math.ceil(bytes / workspaceStep) * workspaceStep)
     }
     return this.#workspace.address
   }
