@@ -16,8 +16,8 @@ import { caseArrays } from '../test/cases.ts'
 
 /**
  * Times the bench cases of the contracts on the cpu backend. A machine's speed wanders, so in every round each case runs on each number
- * of threads, next to a measurement of the rate of fused multiply-adds; medians over rounds are compared, and what
- * counts is their ratio.
+ * of threads between two measurements of the rate of fused multiply-adds, and what counts is the ratio to their mean, by its median over the
+ * rounds.
  */
 
 export interface KernelOptions {
@@ -40,6 +40,9 @@ export interface KernelTiming {
   /** Where the case counts floating-point operations, and the same measured of FP32 fused multiply-adds alone. */
   readonly gflops?: number
   readonly peakGflops: number
+  /** Of the peak measured around it: by the clock, and on one thread also by processor time, which a busy machine disturbs less. */
+  readonly ofPeak?: number
+  readonly ofPeakByCpu?: number
   /** Bytes of the arguments, those read and written counted twice, where it does not. */
   readonly gigabytesPerSecond?: number
   readonly commit: string
@@ -48,11 +51,30 @@ export interface KernelTiming {
 
 const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!
 
-const secondsOf = (body: () => void): number => {
+/** Seconds by the clock and by processor time. */
+interface Spent {
+  readonly clock: number
+  readonly cpu: number
+}
+
+const spentOn = (body: () => void): Spent => {
+  const before = process.cpuUsage()
   const start = process.hrtime.bigint()
   body()
-  return Number(process.hrtime.bigint() - start) / 1e9
+  const clock = Number(process.hrtime.bigint() - start) / 1e9
+  const { user, system } = process.cpuUsage(before)
+  return { clock, cpu: (user + system) / 1e6 }
 }
+
+/** One run of a case, and the mean of the peak runs before and after it. */
+interface Sample {
+  readonly kernel: Spent
+  readonly peak: Spent
+}
+
+/** What the case reaches of the peak. */
+const ratioOf = (samples: readonly Sample[], flops: number, peakFlops: number, by: keyof Spent): number =>
+  median(samples.map(({ kernel, peak }) => ((flops / kernel[by]) * peak[by]) / peakFlops))
 
 /** Short hash of the commit that is measured, with a plus sign if files have changed since. */
 export function commitOf(root: string): string {
@@ -97,7 +119,7 @@ export async function timeKernels(options: KernelOptions, report: (line: string)
   }
 
   const run = (kernel: Kernel, benchCase: Case, tensors: Record<string, Tensor>) =>
-    secondsOf(() => backend.run(kernel, { ...benchCase.scalars, ...tensors } as never))
+    spentOn(() => backend.run(kernel, { ...benchCase.scalars, ...tensors } as never))
   const peakKernel = fmaPeak as unknown as Kernel
   const peaks = new Map(
     options.threads.map(threads => {
@@ -112,28 +134,34 @@ export async function timeKernels(options: KernelOptions, report: (line: string)
     if (!kernel.name.includes(options.only)) continue
     for (const benchCase of kernel.cases.filter(({ bench }) => bench)) {
       const tensors = tensorsOf(backend, kernel, benchCase)
-      const samples = options.threads.map(() => [] as number[])
-      const peakSamples = options.threads.map(() => [] as number[])
+      const samples = options.threads.map(() => [] as Sample[])
       const deadline = Date.now() + options.seconds * 1000
       for (let round = 0; round < 3 || (round < 25 && Date.now() < deadline); round++)
         options.threads.forEach((threads, i) => {
           const { peakCase, tensors: peakTensors } = peaks.get(threads)!
           useThreads(threads)
           run(kernel, benchCase, tensors)
-          peakSamples[i]!.push(run(peakKernel, peakCase, peakTensors))
-          samples[i]!.push(run(kernel, benchCase, tensors))
+          const before = run(peakKernel, peakCase, peakTensors)
+          const spent = run(kernel, benchCase, tensors)
+          const after = run(peakKernel, peakCase, peakTensors)
+          const peak = { clock: (before.clock + after.clock) / 2, cpu: (before.cpu + after.cpu) / 2 }
+          samples[i]!.push({ kernel: spent, peak })
         })
       options.threads.forEach((threads, i) => {
-        const seconds = median(samples[i]!)
+        const taken = samples[i]!
+        const seconds = median(taken.map(({ kernel }) => kernel.clock))
+        const { flops: peakFlops } = peaks.get(threads)!
+        const { flops } = benchCase
         timings.push({
           kernel: kernel.name,
           dims: benchCase.dims,
           threads,
           milliseconds: seconds * 1e3,
-          ...(benchCase.flops
-            ? { gflops: benchCase.flops / seconds / 1e9 }
+          ...(flops
+            ? { gflops: flops / seconds / 1e9, ofPeak: ratioOf(taken, flops, peakFlops, 'clock') }
             : { gigabytesPerSecond: bytesOf(kernel, tensors) / seconds / 1e9 }),
-          peakGflops: peaks.get(threads)!.flops / median(peakSamples[i]!) / 1e9,
+          ...(flops && threads === 1 ? { ofPeakByCpu: ratioOf(taken, flops, peakFlops, 'cpu') } : {}),
+          peakGflops: peakFlops / median(taken.map(({ peak }) => peak.clock)) / 1e9,
           ...shared,
         })
       })
