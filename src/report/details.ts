@@ -1,6 +1,7 @@
 import type { Comparison } from '../compare/comparison.ts'
 import { tokensPerStep } from '../compare/runs.ts'
 import { configKeys, valueAt } from '../config/keys.ts'
+import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { describeModel } from '../model/describe.ts'
 import { findRecipe, recipes } from '../recipes/recipes.ts'
@@ -15,8 +16,9 @@ const unique = <T>(values: readonly T[]): T[] => [...new Set(values)]
 const whole = (value: number): string => value.toLocaleString('en-US')
 
 /** Linear layers by format, as `14 nvfp4, 2 bf16`. */
-function formatsOf({ model, data, steps }: RunConfig, recipe: string): string {
-  const { formats } = describeModel(model, findRecipe(recipe), data.sequence, 0, steps)
+function formatsOf(config: RunConfig, recipe: string): string {
+  const { model, data, steps } = config
+  const { formats } = describeModel(model, recipeOf(config, recipe), data.sequence, 0, steps)
   return Object.entries(formats)
     .map(([format, count]) => `${count} ${format}`)
     .join(', ')
@@ -50,7 +52,8 @@ export function facts(arms: readonly ReportedArm[]): Markup {
   )
   const texts = unique(
     begun.map(({ config: { data }, origin }) => {
-      return `${[data.files].flat().join(', ')}, ${data.tokenizer} (SHA-256 ${origin.corpus.slice(0, 12)})`
+      const sources = data.blend?.map(({ name, files }) => name ?? [files].flat().join(', ')) ?? [data.files].flat()
+      return `${sources.join(', ')}, ${data.tokenizer} (SHA-256 ${origin.corpus.slice(0, 12)})`
     }),
   )
   const dates = arms.flatMap(({ updated }) => (updated ? [updated.toISOString().slice(0, 10)] : [])).sort()
@@ -64,6 +67,7 @@ export function facts(arms: readonly ReportedArm[]): Markup {
   add('tokens', lengths)
   add('runs', [states.join(', ')])
   add('text', texts)
+  add('weights', unique(begun.flatMap(({ origin }) => (origin.imported ? [`imported from ${origin.imported}`] : []))))
   add('device', unique(arms.flatMap(deviceOf)))
   const when = dates.length === 0 ? [] : [`last step on ${unique([dates[0]!, dates.at(-1)!]).join(' to ')}`]
   add('halfbyte', [[...unique(begun.map(({ origin }) => origin.halfbyte)), ...when].join(', ')])
@@ -107,7 +111,12 @@ function describeEvent({
 }
 
 export function eventsSection(arms: readonly ReportedArm[]): Markup {
-  const rows = arms.flatMap(({ arm, events }) => events.map(event => ({ arm, event })))
+  // A branch is resumed at its first step, which says nothing more.
+  const rows = arms.flatMap(({ arm, events }) =>
+    events
+      .filter(({ event, step }) => !(event === 'resumed' && step === arm.branch?.step))
+      .map(event => ({ arm, event })),
+  )
   rows.sort((a, b) => Number(kinds[b.event.event] === 'diverged') - Number(kinds[a.event.event] === 'diverged'))
   const shown = rows.slice(0, mostEvents)
   return html`<section id="events"><h2>Events</h2>

@@ -45,7 +45,7 @@ export function sourceOf(config: RunConfig, presets: Presets): Source | undefine
 
 const commandLine = (words: readonly string[]): string => words.map(shellWord).join(' ')
 
-/** Trains one run, or branches it from another. */
+/** Trains one run, or branches it from another; undefined if it began from weights that are not ours to make. */
 export function runCommand({ run, directory }: ReportedArm, presets: Presets): string | undefined {
   if (!run) return undefined
   const { config, origin } = run
@@ -63,7 +63,7 @@ export function runCommand({ run, directory }: ReportedArm, presets: Presets): s
       directory,
     ])
   }
-  const source = sourceOf(config, presets)
+  const source = origin.imported === undefined ? sourceOf(config, presets) : undefined
   return source && commandLine(['halfbyte', 'train', source.preset, ...source.overrides])
 }
 

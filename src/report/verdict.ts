@@ -46,12 +46,11 @@ function divergence(recipe: string, arms: readonly Arm[]): string | undefined {
   return `${recipe} diverged ${lost.length === own.length ? `with all ${own.length} seeds` : `with ${lost.length} of ${own.length} seeds`}, first at step ${first}`
 }
 
-/** `95 % interval 1.80 to 2.87 % above`, or around zero `from 0.41 % below to 1.20 % above`. */
-function intervalText([low, high]: readonly [number, number], confidence: number): string {
-  const percent = `${100 * confidence} % interval`
-  if (low < 0 && high > 0) return `${percent}: ${size(low)} above to ${size(high)} below`
+/** `1.80 to 2.87 %`, or around zero `0.41 % above to 1.20 % below`. */
+function intervalText([low, high]: readonly [number, number]): string {
+  if (low < 0 && high > 0) return `${size(low)} above to ${size(high)} below`
   const ends = [low, high].map(Math.abs).sort((a, b) => a - b)
-  return `${percent}: ${(100 * ends[0]!).toFixed(2)} to ${size(ends[1]!)}`
+  return `${(100 * ends[0]!).toFixed(2)} to ${size(ends[1]!)}`
 }
 
 function sentencesOf(pair: Pair, { arms, confidence, baseline }: Comparison): string {
@@ -60,15 +59,18 @@ function sentencesOf(pair: Pair, { arms, confidence, baseline }: Comparison): st
   if (difference === null) return `${lost ?? `${recipe} has no run to compare with ${baseline} yet`}.`
   const ends = `${recipe} ends ${size(difference)} ${side(difference)} ${baseline} in loss`
   const known = interval
-    ? ` (${intervalText(interval, confidence)}; ${seedsText(seeds.length)}): ${resolved ? 'resolved' : 'not resolved'}.`
+    ? ` (${100 * confidence} % interval: ${intervalText(interval)}; ${seedsText(seeds.length)}): ${resolved ? 'resolved' : 'not resolved'}.`
     : ', with one seed and therefore without an interval.'
+  const heldOut = pair.validation
+    ? ` On held-out text it ends ${size(pair.validation.mean)} ${side(pair.validation.mean)}${pair.validation.interval ? ` (${intervalText(pair.validation.interval)})` : ''}.`
+    : ''
   const more =
     extra?.resolved && extra.mean > 0
       ? ` For the same loss it needs ${(100 * extra.mean).toFixed(0)} % more tokens.`
       : pair.seeds_to_resolve !== null && !resolved
         ? ` With ${pair.seeds_to_resolve} seeds a difference of this size and spread would be.`
         : ''
-  return `${ends}${known}${more}${lost ? ` It ${lost.slice(recipe.length + 1)}.` : ''}`
+  return `${ends}${known}${heldOut}${more}${lost ? ` It ${lost.slice(recipe.length + 1)}.` : ''}`
 }
 
 function judge(subject: string, pair: Pair, { arms, baseline }: Comparison): string {
