@@ -3,10 +3,10 @@ import { colours, type Drawing, draw } from './drawing.ts'
 
 /** Pictures of the page: each drawn for three widths, of which the style sheet shows the one that fits, so that text keeps its size. */
 
-/** Pixels, for pages above 1000, above 660, and below: across the page, or two beside one another where there is room. */
+/** Pixels, for windows above 820, above 500, and below: across the page, or two beside one another where there is room. */
 const widths = {
-  full: { wide: 940, middle: 620, narrow: 328 },
-  half: { wide: 454, middle: 620, narrow: 328 },
+  full: { wide: 940, middle: 580, narrow: 328 },
+  half: { wide: 454, middle: 580, narrow: 328 },
 } as const
 
 export interface Picture {

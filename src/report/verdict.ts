@@ -62,7 +62,7 @@ function sentencesOf(pair: Pair, { arms, confidence, baseline }: Comparison): st
     ? ` (${100 * confidence} % interval: ${intervalText(interval)}; ${seedsText(seeds.length)}): ${resolved ? 'resolved' : 'not resolved'}.`
     : ', with one seed and therefore without an interval.'
   const heldOut = pair.validation
-    ? ` On held-out text it ends ${size(pair.validation.mean)} ${side(pair.validation.mean)}${pair.validation.interval ? ` (${intervalText(pair.validation.interval)})` : ''}.`
+    ? ` On held-out text it ends ${size(pair.validation.mean)} ${side(pair.validation.mean)}${pair.validation.interval ? ` (${intervalText(pair.validation.interval)}): ${pair.validation.resolved ? 'resolved' : 'not resolved'}` : ''}.`
     : ''
   const more =
     extra?.resolved && extra.mean > 0
