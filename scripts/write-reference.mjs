@@ -2,6 +2,8 @@
 //
 //   node scripts/write-reference.mjs logits <run> <out.safetensors>
 //     tokens i32[n] of a few sentences, and logits f32[n, vocab] without any rounding (recipe fp32)
+//   node scripts/write-reference.mjs coded-logits <run> <out.safetensors>
+//     the same with weights that are what the codes of training stand for
 //   node scripts/write-reference.mjs images <run> <out.safetensors>
 //     of every linear layer NAME whose forward pass reads a quantised weight: NAME.codes u8 and NAME.scales u8 as the kernels of the run's backend
 //     make them, without padding; NAME.amax f32[2], with what it is divided by; NAME.values f32, what the codes stand for
@@ -12,8 +14,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const dist = process.env.HALFBYTE_DIST ?? join(dirname(fileURLToPath(import.meta.url)), '..', 'dist')
 const load = path => import(pathToFileURL(resolve(dist, 'src', path)).href)
-const [{ openWeights }, { findRecipe }, { Tensor }, { writeSafetensors }] = await Promise.all(
-  ['cli/session.js', 'recipes/recipes.js', 'tensor/tensor.js', 'tensor/safetensors.js'].map(load),
+const [{ openWeights }, { useWeights }, { findRecipe }, { Tensor }, { writeSafetensors }] = await Promise.all(
+  ['cli/session.js', 'model/weights.js', 'recipes/recipes.js', 'tensor/tensor.js', 'tensor/safetensors.js'].map(load),
 )
 
 function logits({ trainer, backend, corpus, config }) {
@@ -59,10 +61,15 @@ function images({ trainer }) {
   return tensors
 }
 
-const kinds = { logits, images }
+function codedLogits(opened) {
+  useWeights(opened.trainer.model, 'codes')
+  return logits(opened)
+}
+
+const kinds = { logits, 'coded-logits': codedLogits, images }
 const [kind, run, out] = process.argv.slice(2)
 if (!Object.hasOwn(kinds, kind ?? '') || out === undefined) {
-  console.error('usage: node scripts/write-reference.mjs logits|images <run> <out.safetensors>')
+  console.error('usage: node scripts/write-reference.mjs logits|coded-logits|images <run> <out.safetensors>')
   process.exit(2)
 }
 const opened = await openWeights(run)

@@ -120,7 +120,7 @@ describe('export to GGUF', () => {
   it('turns the rows of rotated heads to neighbouring pairs, in floats and in codes', () => {
     const name = 'backbone.layers.2.mixer.qkv_proj.weight'
     const preset = { ...dense, model: { ...dense.model, bf16_blocks: [2, 0] as [number, number] } }
-    const { tensors, images, metadata } = exported('gguf', preset)
+    const { tensors, images, metadata, notes } = exported('gguf', preset)
     const rotated = decodeNvfp4(tensors.get('blk.1.attn_k.weight')!)
     const rows = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
     for (const head of [0, 1])
@@ -132,6 +132,10 @@ describe('export to GGUF', () => {
     const q = floats(tensors.get('blk.0.attn_q.weight')!)
     assert.deepEqual(q.slice(64, 128), [...first.subarray(8 * 64, 9 * 64)].map(roundBf16))
     assert.equal(metadata.get('arcee.block_count'), 2)
+    assert.equal(tensors.get('blk.1.ffn_up.weight')!.type, 'bf16')
+    assert.deepEqual(notes, [
+      "2 layers, layers.3.mixer.up_proj the first, stay in floats: llama.cpp's arcee has no scale of an NVFP4 tensor there",
+    ])
     assert.equal(metadata.get('arcee.rope.freq_base'), 10000)
   })
 
@@ -140,9 +144,9 @@ describe('export to GGUF', () => {
     const { tensors, notes, result } = exported('gguf', narrow)
     assert.equal(tensors.get('blk.0.ssm_in.weight')!.type, 'bf16')
     assert.equal(tensors.get('blk.2.ffn_down.weight')!.type, 'nvfp4')
-    assert.ok(
-      notes.includes("layers.0.mixer.in_proj stays in floats: GGUF's blocks of nvfp4 do not divide its 96 inputs"),
-    )
+    assert.deepEqual(notes, [
+      "4 layers, layers.0.mixer.in_proj the first, stay in floats: GGUF's blocks of nvfp4 do not divide 96 inputs",
+    ])
     assert.equal(result.packed!.quantised, 8 - 4)
   })
 
@@ -165,6 +169,21 @@ describe('export to GGUF', () => {
     assert.deepEqual([tokens.length, tokens.slice(0, 4), tokens[256]], [272, ['a', 'b', 'ab', '[PAD3]'], '<|end|>'])
     assert.deepEqual([types.length, types.slice(0, 4), types[256]], [272, [1, 1, 1, 5], 3])
     assert.deepEqual([get('merges'), get('pre'), get('eos_token_id')], [['a b'], 'gpt-2', 256])
+  })
+
+  it('knows which of llama.cpp’s architectures has a model', () => {
+    const plain = exported('gguf', { ...dense, model: { ...dense.model, rope: false } })
+    assert.equal(plain.metadata.get('general.architecture'), 'arcee')
+    assert.equal(plain.metadata.get('arcee.rope.scaling.type'), 'linear')
+    const [k, wanted] = [
+      plain.tensors.get('blk.0.attn_k.weight')!,
+      plain.images.get('backbone.layers.0.mixer.qkv_proj.weight')!,
+    ]
+    assert.deepEqual(decodeNvfp4(k)[1], imageRow(wanted, 65))
+    assert.throws(
+      () => exported('gguf', { ...hybrid, model: { ...hybrid.model, rope: 10000 } }),
+      /no architecture of llama\.cpp has this model: nemotron_h has no rotary positions, arcee is layers of/,
+    )
   })
 
   it('leaves nothing behind where a tensor fails', () => {

@@ -49,7 +49,7 @@ interface Options {
 function packedText({ packed }: Exported): string {
   if (!packed) return ''
   const { format, quantised, linears, inputs, quantisedBytes, bf16Bytes } = packed
-  return `${quantised} of ${linears} linear layers in ${format}, ${inputs ? 'with scales of their inputs' : 'weights alone'}: ${formatBytes(quantisedBytes)}, ${(bf16Bytes / quantisedBytes).toFixed(2)} times smaller than in BF16\n`
+  return `${quantised} of ${linears} linear layers in ${format}, ${inputs ? 'inputs as well' : 'weights alone'}: ${formatBytes(quantisedBytes)}, ${(bf16Bytes / quantisedBytes).toFixed(2)} times smaller than in BF16\n`
 }
 
 function exportRun(directory: string, { to, out, dtype, shardSize, step, json }: Options): void {

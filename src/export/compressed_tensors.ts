@@ -4,7 +4,7 @@ import { divisor, inputBound, type PackedLayout, scalar } from './packed.ts'
 
 /**
  * compressed-tensors, as vLLM and transformers read it: `nvfp4-pack-quantized` and `mxfp4-pack-quantized`. Global scales divide:
- * w = code * block scale / weight_global_scale (docs/numerics.md, "compressed-tensors").
+ * w = code * block scale / weight_global_scale (docs/export.md, "compressed-tensors").
  */
 
 interface Scheme {

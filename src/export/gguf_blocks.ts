@@ -3,7 +3,7 @@ import type { WeightImage } from './images.ts'
 
 /**
  * Rows of an image in ggml's blocks. The codes and scale bytes are those of training; only their places change, because ggml pairs elements half a
- * block apart (docs/numerics.md, "GGUF"):
+ * block apart (docs/export.md, "GGUF"):
  *
  *   NVFP4, 64 elements    4 scales, then for each sixteen elements 8 bytes: low nibble element j, high nibble element j + 8
  *   MXFP4, 32 elements    1 scale, then 16 bytes: low nibble element j, high nibble element j + 16

@@ -1,10 +1,10 @@
 import { toBf16 } from '../formats/bf16.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { inputAmax } from './activations.ts'
-import { architectureFor, type CheckpointPart, checkpointParts } from './architectures.ts'
+import { type CheckpointPart, checkpointParts } from './architectures.ts'
 import { type GgufMetadata, type GgufTensor, type GgufType, ggufBytes } from './gguf.ts'
 import { type BlockType, fits, ggufBlocks, isBlockType } from './gguf_blocks.ts'
-import { commonMetadata, type GgufPlace, ggufArchitectures, ggufPlace } from './gguf_model.ts'
+import { commonMetadata, type GgufArchitecture, type GgufPlace, ggufArchitectureFor, ggufPlace } from './gguf_model.ts'
 import { tokenizerMetadata } from './gguf_tokenizer.ts'
 import type { ExportDtype, ExportedTokenizer } from './hf.ts'
 import { type QuantisedLayer, quantisedLayers, rowsOf, type WeightImage, WeightImages } from './images.ts'
@@ -85,16 +85,37 @@ export interface GgufFile {
   readonly packed: PackedSummary | undefined
 }
 
-/** Which layers become blocks; those that blocks do not divide stay floats and are noted. */
-function blockLayers(run: ExportedRun, note: (sentence: string) => void): Map<string, [QuantisedLayer, BlockType]> {
+/** Why a layer cannot be in blocks of its format, or undefined. */
+function unfit(
+  { name, unscaled }: GgufArchitecture,
+  parameter: string,
+  format: BlockType,
+  cols: number,
+): string | undefined {
+  if (!fits(format, cols)) return `GGUF's blocks of ${format} do not divide ${cols} inputs`
+  const weight = parameter.replace(/^backbone\.layers\.\d+\./, '')
+  return format === 'nvfp4' && unscaled.includes(weight)
+    ? `llama.cpp's ${name} has no scale of an NVFP4 tensor there`
+    : undefined
+}
+
+/** Which layers become blocks; those that cannot stay floats and are noted. */
+function blockLayers(
+  run: ExportedRun,
+  architecture: GgufArchitecture,
+  note: (sentence: string) => void,
+): Map<string, [QuantisedLayer, BlockType]> {
   const layers = new Map<string, [QuantisedLayer, BlockType]>()
+  const left = new Map<string, string[]>()
   for (const [parameter, layer] of quantisedLayers(run.config, run.step)) {
     const { format } = layer.weight
     if (!isBlockType(format)) continue
-    const cols = run.weights.shape(parameter)[1]!
-    if (fits(format, cols)) layers.set(parameter, [layer, format])
-    else note(`${layer.linear} stays in floats: GGUF's blocks of ${format} do not divide its ${cols} inputs`)
+    const reason = unfit(architecture, parameter, format, run.weights.shape(parameter)[1]!)
+    if (reason === undefined) layers.set(parameter, [layer, format])
+    else left.set(reason, [...(left.get(reason) ?? []), layer.linear])
   }
+  for (const [reason, names] of left)
+    note(`${names.length} layer${names.length === 1 ? '' : 's'}, ${names[0]} the first, stay in floats: ${reason}`)
   return layers
 }
 
@@ -110,11 +131,10 @@ export function ggufFile(
   note: (sentence: string) => void,
 ): GgufFile {
   const { model, data, name } = run.config
-  const { modelType, config } = architectureFor(model)
-  const architecture = ggufArchitectures[modelType]!
+  const architecture = ggufArchitectureFor(model)
   // Parts under the hub's names for nemotron_h, which the table of places knows.
   const parts = checkpointParts(model, { tensorName: name => name })
-  const layers = quantised ? blockLayers(run, note) : new Map<string, [QuantisedLayer, BlockType]>()
+  const layers = quantised ? blockLayers(run, architecture, note) : new Map<string, [QuantisedLayer, BlockType]>()
   const images = new WeightImages(run.weights, new Map([...layers].map(([parameter, [layer]]) => [parameter, layer])))
   const known = inputAmax(run)
   const blocks: GgufTensor[] = []
@@ -138,8 +158,7 @@ export function ggufFile(
     ]
   })
   const most = blocks[0]?.type ?? dtype
-  const layerCount = config(model, { sequence: data.sequence, bos: 0, eos: 0, dtype: 'float32' }).num_hidden_layers
-  const own = { ...commonMetadata(model, layerCount as number, data.sequence), ...architecture.metadata(model) }
+  const own = { ...commonMetadata(model, data.sequence), ...architecture.metadata(model) }
   return {
     metadata: {
       'general.architecture': { type: 'string', value: architecture.name },

@@ -19,7 +19,7 @@ import type { Weights } from './weights.ts'
  *   3. Blocks along the inputs, or square tiles, are quantised by src/formats/quantize.ts, byte-equal to the kernels of training.
  *
  * What a layer pads its outputs with, so that their number suits a recipe, is zero: it changes no scale and is not made here.
- * Source: docs/numerics.md, "Export".
+ * Source: docs/export.md, "Quantised layouts".
  */
 
 /** A linear layer whose forward pass reads a quantised weight. */

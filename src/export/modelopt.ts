@@ -4,7 +4,7 @@ import { inputBound, multiplier, type PackedLayout, scalar } from './packed.ts'
 
 /**
  * ModelOpt's unified Hugging Face checkpoint, as TensorRT-LLM, vLLM and SGLang read it. Outer scales multiply: w = code * block scale *
- * weight_scale_2 (docs/numerics.md, "ModelOpt HF").
+ * weight_scale_2 (docs/export.md, "ModelOpt").
  */
 export const modelopt: PackedLayout = {
   name: 'modelopt',

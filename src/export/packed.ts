@@ -13,7 +13,7 @@ import type { ExportedRun } from './weights.ts'
 /**
  * Checkpoints in the layout of Hugging Face whose linear layers are packed FP4: what compressed-tensors and ModelOpt have in common. Codes, low nibble
  * first, and block scales are stored as training has them, linear and without padding; the outer scale is stored as a divisor or a factor.
- * Source: docs/numerics.md, "Export".
+ * Source: docs/export.md, "Quantised layouts".
  */
 
 /** The largest magnitudes of a layer's weight and input, as one number each may be stored. */
