@@ -1,14 +1,15 @@
 // The product of two operands that pack into FP32 panels, c (+)= alpha * a * b.
 //
 // B is packed once. A task packs rows of A, one block of the contraction after another, into its second cache, and takes panel after panel of B past
-// them. An element of C is the sum of its blocks of the contraction in order, each summed in order, wherever its tile begins.
+// them. Where the rows of A are so few that one task can hold them all, A is packed once, and each task packs the panels of B that it reads.
+// An element of C is the sum of its blocks of the contraction in order, each summed in order, wherever its tile begins.
 #pragma once
 #include "gemm.h"
 #include "gemm_panel.h"
 
 constexpr int64_t contraction_block = 1024;
-// What is packed of B at a time, and what a task packs of A: less than half of a second cache of 1 MB.
-constexpr int64_t packed_floats = int64_t{1} << 24, block_floats = 8 * 14 * 1024;
+// What is packed of B at a time, and what a task packs of A: about half of a second cache of 1 MB.
+constexpr int64_t packed_floats = int64_t{1} << 24, block_floats = 130 * 1024;
 // Panels of B in a piece of packing, and at least in a task where A is packed more than once for it.
 constexpr int64_t panels_together = 8;
 // Panels of B at most in a task whose sums are kept beside C.
@@ -53,30 +54,31 @@ struct FloatTask {
       const int64_t step = tile_columns / count;
       for (int64_t q = left; q < right; q++)
         for (int64_t p = 0; p < count; p++)
-          multiply(a_panels + p * a_stride, p, q, l, length, sums, {b.at(q + 1, l) + p * step * length, step});
+          multiply(a_panels + p * a_stride, p, b.at(q, l), q, l > 0, length, sums, {b.at(q + 1, l) + p * step * length, step});
     }
     if (c.is_bf16) round(sums);
   }
 
   int64_t columns() const { return (right - left) * tile_columns; }
 
-  // Adds block l .. l+length-1 to the tile of row panel p and panel q of B.
-  void multiply(const float* a_panel, int64_t p, int64_t q, int64_t l, int64_t length, float* sums, Ahead ahead) const {
+  // The tile of row panel p and panel q of B: a block of the contraction, which adds to the blocks before it if it is a `later` one.
+  void multiply(const float* a_panel, int64_t p, const float* b_panel, int64_t q, bool later, int64_t length, float* sums,
+                Ahead ahead) const {
     const int64_t row = top + p * tile_rows, rows = bottom - row < tile_rows ? bottom - row : tile_rows, width = b.width(q);
     const Tile tile = tiles.of_rows[rows];
     if (c.is_bf16) {
       float* to = sums + p * tile_rows * columns() + (q - left) * tile_columns;
-      tile(length, alpha, a_panel, b.at(q, l), to, columns(), l > 0, ahead);
+      tile(length, alpha, a_panel, b_panel, to, columns(), later, ahead);
       return;
     }
     float* to = static_cast<float*>(c.data) + row * c.stride + b.column(q);
-    const bool add = l > 0 || c.accumulate;
+    const bool add = later || c.accumulate;
     if (width == tile_columns) {
-      tile(length, alpha, a_panel, b.at(q, l), to, c.stride, add, ahead);
+      tile(length, alpha, a_panel, b_panel, to, c.stride, add, ahead);
       return;
     }
     alignas(64) float edge[tile_rows * tile_columns];
-    tile(length, alpha, a_panel, b.at(q, l), edge, tile_columns, false, ahead);
+    tile(length, alpha, a_panel, b_panel, edge, tile_columns, false, ahead);
     for (int64_t r = 0; r < rows; r++)
       for (int64_t j = 0; j < width; j++) {
         const float y = edge[r * tile_columns + j];
@@ -91,12 +93,17 @@ struct FloatTask {
   }
 };
 
+// Row panels of A that a task can hold.
+inline int64_t most_row_panels(int64_t k) {
+  const int64_t most = block_floats / (tile_rows * (k < 1 ? 1 : (k < contraction_block ? k : contraction_block)));
+  return most < 1 ? 1 : most;
+}
+
 // c (+)= alpha * a * b for the columns of b, which are packed.
 template <class A> static void multiply_columns(const Output& c, const A& a, const Columns& b, int64_t m, float alpha) {
   const int64_t threads = thread_count(), row_panels = ceil_div(m, tile_rows), panels = b.count();
-  const int64_t most = block_floats / (tile_rows * (b.k < 1 ? 1 : (b.k < contraction_block ? b.k : contraction_block)));
   const auto at_most = [](int64_t x, int64_t limit) { return x < limit ? x : limit; };
-  int64_t tall = ceil_div(row_panels, most < 1 ? 1 : most), across = c.is_bf16 ? ceil_div(panels, panels_beside) : 1;
+  int64_t tall = ceil_div(row_panels, most_row_panels(b.k)), across = c.is_bf16 ? ceil_div(panels, panels_beside) : 1;
   // A few tasks for each thread: first by columns, because a task reads all of its columns again for every block of rows.
   if (threads > 1 && tall * across < 4 * threads) {
     const int64_t wide = at_most(ceil_div(4 * threads, tall), panels / panels_together);
@@ -113,10 +120,40 @@ template <class A> static void multiply_columns(const Output& c, const A& a, con
   });
 }
 
+// c (+)= alpha * a * b for so few rows of a that every task reads all of them.
+template <class A, class B>
+static void multiply_few_rows(const Output& c, const A& a, const B& b, int64_t m, int64_t n, int64_t k, float alpha) {
+  const int64_t most = k < contraction_block ? k : contraction_block, a_stride = panel_stride(tile_rows, most);
+  const int64_t count = ceil_div(m, tile_rows), panels = ceil_div(n, tile_columns), wanted = 8 * thread_count();
+  float* a_panels = static_cast<float*>(scratch(0, ceil_div(k, contraction_block) * count * a_stride * 4));
+  const auto block = [&](int64_t l) { return a_panels + l / contraction_block * count * a_stride; };
+  const auto length = [&](int64_t l) { return k - l < contraction_block ? k - l : contraction_block; };
+  for (int64_t l = 0; l < k; l += contraction_block) a.template pack<tile_rows>(0, m, l, length(l), block(l), a_stride);
+  const int64_t across = wanted < panels ? wanted : panels;
+  parallel_for(across, [&](int64_t task) {
+    float* b_panel = static_cast<float*>(scratch(1, most * tile_columns * 4));
+    float* sums = c.is_bf16 ? static_cast<float*>(scratch(2, count * tile_rows * tile_columns * 4)) : nullptr;
+    for (int64_t q = panels * task / across; q < panels * (task + 1) / across; q++) {
+      const int64_t first = q * tile_columns, end = first + tile_columns < n ? first + tile_columns : n;
+      const Columns column{first, end, k, b_panel};
+      const FloatTask part{c, column, 0, m, 0, 1, alpha};
+      for (int64_t l = 0; l == 0 || l < k; l += contraction_block) {
+        b.template pack<tile_columns>(first, end - first, l, length(l), b_panel, 0);
+        for (int64_t p = 0; p < count; p++)
+          part.multiply(block(l) + p * a_stride, p, b_panel, 0, l > 0, length(l), sums, {b_panel, 0});
+      }
+      if (c.is_bf16) part.round(sums);
+    }
+  });
+}
+
 // c (+)= alpha * a * b. An operand packs `rows` rows from `first` on and k columns from l on into panels that are `stride` floats apart:
 // pack<width>(first, rows, l, k, panels, stride).
 template <class A, class B>
 static void multiply_floats(const Output& c, const A& a, const B& b, int64_t m, int64_t n, int64_t k, float alpha) {
+  const int64_t row_panels = ceil_div(m, tile_rows), tasks = ceil_div(n, tile_columns * 4);
+  if (row_panels <= most_row_panels(k) && m * k <= 4 * block_floats && (row_panels <= 2 || tasks >= thread_count()))
+    return multiply_few_rows(c, a, b, m, n, k, alpha);
   const int64_t most = packed_floats / (k + 1) / tile_columns * tile_columns, step = most < tile_columns ? tile_columns : most;
   for (int64_t first = 0; first < n; first += step) {
     Columns columns{first, first + step < n ? first + step : n, k, nullptr};

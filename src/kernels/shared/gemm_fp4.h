@@ -14,10 +14,15 @@
 struct Nvfp4 {
   static constexpr int words = 2;
   static float scale(uint8_t code) { return e4m3_value(code); }
+  static vec scales(word_vec codes) { return e4m3_values(codes); }
 };
 struct Mxfp4 {
   static constexpr int words = 4;
   static float scale(uint8_t code) { return ue8m0_value(code); }
+  static vec scales(word_vec codes) {
+    const word_vec bits = codes == 0 ? word_vec{} + 0x400000u : codes << 23;
+    return (vec)(codes == 255 ? word_vec{} + 0x7fc00000u : bits);
+  }
 };
 
 template <class Format> struct ScaleValues {
@@ -127,9 +132,10 @@ template <class Format, class Element> struct Fp4Task {
     const int64_t chunks = ceil_div(blocks, at_once);
     a_panels = static_cast<char*>(scratch(1, chunks * count * chunk_bytes));
     sums = static_cast<float*>(scratch(2, count * tile_floats * 4));
-    for (int64_t p = 0; p < count; p++) {
+    for (int64_t p = 0; p < count; p += fp4_rows_together / fp4_rows) {
       const ChunkedPanel<Format> panel{a_panels + p * chunk_bytes, count * chunk_bytes, fp4_a_bytes<Format>};
-      unpack_a<Format>(a, (top + p) * fp4_rows, rows(p), panel);
+      const int64_t first = (top + p) * fp4_rows, end = (top + count) * fp4_rows < m ? (top + count) * fp4_rows : m;
+      unpack_a<Format>(a, first, end - first < fp4_rows_together ? end - first : fp4_rows_together, panel, chunk_bytes);
     }
   }
 
@@ -196,21 +202,27 @@ static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOper
   int64_t height = ceil_div(row_panels, 4 * threads);
   height = height < 2 ? 2 : (height > 16 ? 16 : height);
   const int64_t tall = ceil_div(row_panels, height);
+  const auto unpack = [&](int64_t panel, char* to) {
+    const int64_t first = panel * fp4_columns, columns = n - first < fp4_columns ? n - first : fp4_columns;
+    unpack_b<Format>(b, first, columns, to);
+  };
+  // Where one task has all rows, no other reads the panels of B that it does: it unpacks them itself.
+  const bool few = tall == 1;
   for (int64_t left = 0; left < all_panels; left += panels_per_step) {
     const int64_t panels = all_panels - left < panels_per_step ? all_panels - left : panels_per_step;
-    char* b_panels = static_cast<char*>(scratch(0, b_stride * panels));
-    parallel_for(panels, [&](int64_t q) {
-      const int64_t first = (left + q) * fp4_columns, columns = n - first < fp4_columns ? n - first : fp4_columns;
-      unpack_b<Format>(b, first, columns, b_panels + q * b_stride);
-    });
+    char* b_panels = few ? nullptr : static_cast<char*>(scratch(0, b_stride * panels));
+    if (!few) parallel_for(panels, [&](int64_t q) { unpack(left + q, b_panels + q * b_stride); });
     const int64_t wanted = ceil_div(4 * threads, tall), across = wanted < panels ? wanted : panels;
     parallel_for(tall * across, [&](int64_t task) {
       const int64_t top = task / across * height, part = task % across;
       const int64_t count = row_panels - top < height ? row_panels - top : height;
       Fp4Task<Format, Element> block{c, factor, m, n, blocks, top, count, nullptr, nullptr};
       block.unpack(a);
-      for (int64_t q = panels * part / across; q < panels * (part + 1) / across; q++)
-        block.multiply(b_panels + q * b_stride, (left + q) * fp4_columns);
+      char* own = few ? static_cast<char*>(scratch(3, b_stride)) : nullptr;
+      for (int64_t q = panels * part / across; q < panels * (part + 1) / across; q++) {
+        if (few) unpack(left + q, own);
+        block.multiply(few ? own : b_panels + q * b_stride, (left + q) * fp4_columns);
+      }
     });
   }
 }

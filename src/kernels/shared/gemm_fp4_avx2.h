@@ -24,8 +24,9 @@ inline __m256i fp4_high(word_vec word, int offset) {
   return fp4_doubled(_mm256_and_si256(_mm256_srli_epi16((__m256i)word, 4), _mm256_set1_epi8(15)), offset);
 }
 
+constexpr int fp4_rows_together = fp4_rows;
 template <class Format>
-inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel) {
+inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel, int64_t /*next*/) {
   each_block<Format, fp4_rows>(x, first, rows, [&](int64_t i, const word_vec* words) {
     int32_t* to = reinterpret_cast<int32_t*>(panel.at(i));
     __m256i sum = _mm256_setzero_si256();

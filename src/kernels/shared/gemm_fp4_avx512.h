@@ -23,22 +23,53 @@ inline __m512i fp4_high(word_vec word, int offset) {
   return fp4_doubled(_mm512_and_si512(_mm512_srli_epi16((__m512i)word, 4), _mm512_set1_epi8(15)), offset);
 }
 
+// Calls scales(i, vector) for every block: the scales of block i of rows first .. first+rows-1, at most 16, and 0 for absent ones.
+template <class Format, class Scales>
+inline void each_scale(const CodedOperand& x, int64_t first, int64_t rows, const Scales& scales) {
+  const __mmask16 present = (__mmask16)((1u << rows) - 1);
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i starts = _mm512_mullo_epi32(lanes, _mm512_set1_epi32((int32_t)x.blocks));
+  const uint8_t* codes = x.scales + first * x.blocks;
+  int64_t i = 0;
+  for (; i + 4 <= x.blocks; i += 4) {
+    __m512i four = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), present, starts, codes + i, 1);
+    for (int j = 0; j < 4; j++, four = _mm512_srli_epi32(four, 8)) {
+      const vec values = Format::scales((word_vec)_mm512_and_si512(four, _mm512_set1_epi32(255)));
+      scales(i + j, _mm512_maskz_mov_ps(present, values));
+    }
+  }
+  for (; i < x.blocks; i++) {
+    float values[16];
+    store_scales<Format, 16>(x, first, rows, i, values);
+    scales(i, _mm512_loadu_ps(values));
+  }
+}
+
+// Rows of one panel or two, which are `next` bytes apart.
+constexpr int fp4_rows_together = 2 * fp4_rows;
 template <class Format>
-inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel) {
-  constexpr __mmask16 stored = (1 << fp4_rows) - 1;
+inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel, int64_t next) {
+  constexpr __mmask16 low_rows = (1 << fp4_rows) - 1;
+  const __mmask16 high_rows = rows > fp4_rows ? low_rows << fp4_rows : 0;
+  const auto put = [&](int32_t* to, __m512i x) {
+    _mm512_mask_storeu_epi32(to, low_rows, x);
+    _mm512_mask_storeu_epi32(to + next / 4 - fp4_rows, high_rows, x);
+  };
   const __m512i twelve = _mm512_set1_epi8(12);
-  each_block<Format, fp4_rows>(x, first, rows, [&](int64_t i, const word_vec* words) {
+  each_block<Format, fp4_rows_together>(x, first, rows, [&](int64_t i, const word_vec* words) {
     int32_t* to = reinterpret_cast<int32_t*>(panel.at(i));
     __m512i sum = _mm512_setzero_si512();
     for (int w = 0; w < Format::words; w++) {
       const __m512i low = fp4_low(words[w], 0), high = fp4_high(words[w], 0);
       sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, twelve, low), twelve, high);
-      _mm512_mask_storeu_epi32(to, stored, low);
-      _mm512_mask_storeu_epi32(to + fp4_rows, stored, high);
+      put(to, low);
+      put(to + fp4_rows, high);
       to += 2 * fp4_rows;
     }
-    _mm512_mask_storeu_epi32(to, stored, _mm512_sub_epi32(_mm512_set1_epi32(fp4_magic), sum));
-    store_scales<Format, fp4_rows>(x, first, rows, i, to + fp4_rows);
+    put(to, _mm512_sub_epi32(_mm512_set1_epi32(fp4_magic), sum));
+  });
+  each_scale<Format>(x, first, rows, [&](int64_t i, vec values) {
+    put(reinterpret_cast<int32_t*>(panel.at(i)) + (2 * Format::words + 1) * fp4_rows, _mm512_castps_si512(values));
   });
 }
 
@@ -46,14 +77,17 @@ template <class Format> inline void unpack_b(const CodedOperand& x, int64_t firs
   for (int64_t half = 0; half < 2; half++) {
     const int64_t begin = first + 16 * half, left = columns - 16 * half;
     const int64_t count = left < 0 ? 0 : (left < 16 ? left : 16);
+    char* const half_panel = panel + half * 64;
     each_block<Format, 16>(x, begin, count, [&](int64_t i, const word_vec* words) {
-      char* to = panel + i * fp4_b_bytes<Format> + half * 64;
+      char* to = half_panel + i * fp4_b_bytes<Format>;
       for (int w = 0; w < Format::words; w++) {
         _mm512_storeu_si512(to, fp4_low(words[w], 12));
         _mm512_storeu_si512(to + 128, fp4_high(words[w], 12));
         to += 256;
       }
-      store_scales<Format, 16>(x, begin, count, i, to);
+    });
+    each_scale<Format>(x, begin, count, [&](int64_t i, vec values) {
+      _mm512_storeu_ps(half_panel + i * fp4_b_bytes<Format> + 256 * Format::words, values);
     });
   }
 }

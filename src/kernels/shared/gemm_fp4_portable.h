@@ -22,8 +22,9 @@ inline void unpack_floats(const CodedOperand& x, int64_t first, int64_t rows, co
     store_scales<Format, width>(x, first, rows, i, to + 8 * Format::words * width);
   }
 }
+constexpr int fp4_rows_together = fp4_rows;
 template <class Format>
-inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel) {
+inline void unpack_a(const CodedOperand& x, int64_t first, int64_t rows, const ChunkedPanel<Format>& panel, int64_t /*next*/) {
   unpack_floats<Format, fp4_rows>(x, first, rows, panel);
 }
 template <class Format>

@@ -5,14 +5,11 @@
 struct ReadE4m3 {
   using Element = uint8_t;
   static float one(const uint8_t* p) { return e4m3_value(*p); }
-  // A code's bits are those of an FP32 with another bias; 2^120 makes up for it, subnormals included.
   static vec many(const uint8_t* p) {
     typedef uint8_t byte_vec __attribute__((vector_size(vec_lanes)));
     byte_vec codes;
     memcpy(&codes, p, sizeof codes);
-    const word_vec code = __builtin_convertvector(codes, word_vec), magnitude = code & 0x7fu;
-    const word_vec value = (word_vec)((vec)(magnitude << 20) * vec_set(0x1p120f)) | (code & 0x80u) << 24;
-    return (vec)(magnitude == 0x7fu ? value | 0x7fc00000u : value);
+    return e4m3_values(__builtin_convertvector(codes, word_vec));
   }
 };
 

@@ -45,6 +45,9 @@ inline int64_t panel_stride(int64_t width, int64_t k) { return (width * k + 15) 
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Whether a step of the tile multiplies for so long that it can also ask for what the first cache will need.
+constexpr bool loads_to_spare = tile_rows >= 14;
+
 // Memory that will be read soon: the tile asks for `step` floats of it in each step of its contraction.
 struct Ahead {
   const float* next;
@@ -58,8 +61,10 @@ inline void tile(int64_t k, float alpha, const float* a, const float* b, float* 
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = vec_set(0);
   const auto step = [&] {
-    __builtin_prefetch(a + 16 * tile_rows);
-    for (int column = 0; column < tile_columns; column += 16) __builtin_prefetch(b + 8 * tile_columns + column);
+    if constexpr (loads_to_spare) {
+      __builtin_prefetch(a + 16 * tile_rows);
+      for (int column = 0; column < tile_columns; column += 16) __builtin_prefetch(b + 8 * tile_columns + column);
+    }
     const vec b0 = vec_load(b), b1 = vec_load(b + vec_lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
@@ -179,6 +184,13 @@ inline void transpose(vec* x) {
 // How an operand's elements become the floats that are multiplied, one or vec_lanes at a time.
 typedef uint32_t word_vec __attribute__((vector_size(4 * vec_lanes)));
 
+// E4M3: a code's bits are those of an FP32 with another bias; 2^120 makes up for it, subnormals included.
+inline vec e4m3_values(word_vec code) {
+  const word_vec magnitude = code & 0x7fu;
+  const word_vec value = (word_vec)((vec)(magnitude << 20) * vec_set(0x1p120f)) | (code & 0x80u) << 24;
+  return (vec)(magnitude == 0x7fu ? value | 0x7fc00000u : value);
+}
+
 struct ReadFloat {
   using Element = float;
   static float one(const float* p) { return *p; }
@@ -217,6 +229,7 @@ inline void pack_panel(const typename Read::Element* x, int64_t row_stride, int6
         constexpr int height = width < vec_lanes ? width : vec_lanes;
         vec block[vec_lanes];
         if (first + height <= rows) {
+          for (int i = 0; i < height; i++) __builtin_prefetch(x + (first + i) * row_stride + l + 4 * vec_lanes);
 #pragma GCC unroll 16
           for (int i = 0; i < vec_lanes; i++) block[i] = i < height ? Read::many(x + (first + i) * row_stride + l) : vec_set(0);
         } else {
