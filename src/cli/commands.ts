@@ -84,6 +84,11 @@ export const commands: readonly CommandRow[] = [
     load: async () => (await import('./plot.ts')).register,
   },
   {
+    name: 'train-tokenizer',
+    summary: 'byte-level BPE trained on your text, as a tokenizer.json',
+    load: async () => (await import('./train_tokenizer.ts')).register,
+  },
+  {
     name: 'tokenize',
     summary: 'encode text files to shards that training reads from the disk',
     load: async () => (await import('./tokenize.ts')).register,

@@ -8,6 +8,7 @@ import { formatBytes } from './dry_run.ts'
 import { formatDuration } from './live.ts'
 import { wholeNumber } from './session.ts'
 import { stopOnSignals } from './signals.ts'
+import { createStatusLine } from './status_line.ts'
 
 interface Options {
   tokenizer: string
@@ -18,28 +19,14 @@ interface Options {
   json?: boolean
 }
 
-/** Progress on one line of a terminal; nothing elsewhere. */
-function progressLine(stream: NodeJS.WriteStream): { show: (progress: TokenizeProgress) => void; clear: () => void } {
-  const began = performance.now()
-  let drawnAt = Number.NEGATIVE_INFINITY
-  const isLive = stream.isTTY === true && !process.env.CI
-  return {
-    show: ({ read, total, textBytes, tokens }) => {
-      if (!isLive || performance.now() - drawnAt < 100) return
-      drawnAt = performance.now()
-      const seconds = (drawnAt - began) / 1000
-      const share = Math.min(1, read / Math.max(1, total))
-      const filled = Math.round(share * 24)
-      const left = share > 0.01 ? formatDuration((seconds * (1 - share)) / share) : '?'
-      const bar = `${'█'.repeat(filled)}${'░'.repeat(24 - filled)}`
-      stream.write(
-        `\r\x1b[2K${bar} ${(share * 100).toFixed(0)} %  ${formatCount(tokens)} tokens  ${(textBytes / 1e6 / seconds).toFixed(1)} MB/s  ${left} left`,
-      )
-    },
-    clear: () => {
-      if (drawnAt > 0) stream.write('\r\x1b[2K')
-    },
-  }
+/** `████░░  12 %  1.2M tokens  9.1 MB/s  0:40 left`. */
+function progressText({ read, total, textBytes, tokens }: TokenizeProgress, seconds: number): string {
+  const share = Math.min(1, read / Math.max(1, total))
+  const filled = Math.round(share * 24)
+  const left = share > 0.01 ? formatDuration((seconds * (1 - share)) / share) : '?'
+  const bar = `${'█'.repeat(filled)}${'░'.repeat(24 - filled)}`
+  const speed = `${(textBytes / 1e6 / seconds).toFixed(1)} MB/s`
+  return `${bar}  ${(share * 100).toFixed(0)} %  ${formatCount(tokens)} tokens  ${speed}  ${left} left`
 }
 
 function summary({ manifest, resumed, textBytes, invalid }: TokenizeResult, seconds: number) {
@@ -110,16 +97,18 @@ Examples:
     )
     .action(async (files: string[], { json, ...options }: Options) => {
       const { signal, release } = stopOnSignals()
-      const progress = progressLine(process.stderr)
+      const status = createStatusLine(process.stderr)
       const began = performance.now()
       try {
-        const result = await tokenizeFiles({ ...options, files, signal, progress: progress.show })
-        const seconds = (performance.now() - began) / 1000
-        progress.clear()
+        const elapsed = () => (performance.now() - began) / 1000
+        const progress = (now: TokenizeProgress) => status.show(progressText(now, elapsed()))
+        const result = await tokenizeFiles({ ...options, files, signal, progress })
+        const seconds = elapsed()
+        status.clear()
         if (json) process.stdout.write(`${JSON.stringify(summary(result, seconds))}\n`)
         else printSummary(result, options.out, seconds)
       } catch (error) {
-        progress.clear()
+        status.clear()
         if (!signal.aborted) throw error
         process.stderr.write('stopped; whole shards are kept, and the same command goes on after them\n')
         process.exitCode = 1

@@ -5,8 +5,17 @@ import { translatePattern } from './pattern.ts'
  * Pre-tokenisation: how text is cut into the words that byte pairs are merged within, as the `pre_tokenizer` of a `tokenizer.json` says.
  */
 
-/** GPT-2's pattern, which `ByteLevel` applies where `use_regex` is set. */
-export const gpt2Pattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+const endings = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+const tail = '|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+'
+const [upper, lower] = ['[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]', '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]']
+const cased = (letters: string) => `[^\\r\\n\\p{L}\\p{N}]?${letters}${endings}?`
+
+/** Patterns that cut words, in Oniguruma's syntax: that of GPT-2, which `ByteLevel` applies where `use_regex` is set; of GPT-4 and Llama 3; of GPT-4o. */
+export const patterns = {
+  gpt2: "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+  cl100k: `${endings}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*${tail}`,
+  o200k: `${cased(`${upper}*${lower}+`)}|${cased(`${upper}+${lower}*`)}|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*${tail}`,
+} as const
 
 /** Calls `word` with the range of every word of a text, in their order. */
 export type Words = (text: string, word: (text: string, from: number, to: number) => void) => void
@@ -131,7 +140,7 @@ const types: Readonly<Record<string, (json: PreTokenizerJson) => Step[]>> = {
   Sequence: ({ pretokenizers = [] }) => pretokenizers.flatMap(stepsOf),
   ByteLevel: ({ add_prefix_space: prefix = true, use_regex: regex = true }) => [
     ...(prefix ? [prefixSpace] : []),
-    ...(regex ? [isolated(translatePattern(gpt2Pattern))] : []),
+    ...(regex ? [isolated(translatePattern(patterns.gpt2))] : []),
   ],
   Split: json => [splitStep(json)],
   Digits: ({ individual_digits: individual = false }) => [isolated(individual ? /\p{N}/gu : /\p{N}+/gu)],

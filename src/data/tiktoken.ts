@@ -5,7 +5,7 @@ import { bytePairTokenizer } from './byte_pair.ts'
 import { CorpusError } from './errors.ts'
 import { MergeTable } from './merges.ts'
 import { translatePattern } from './pattern.ts'
-import { gpt2Pattern, wordsBy } from './splits.ts'
+import { patterns, wordsBy } from './splits.ts'
 import { byteLevelJson, type Tokenizer } from './tokenizer.ts'
 
 /**
@@ -23,21 +23,14 @@ interface Encoding {
   readonly ending: string
 }
 
-const endings = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-const tail = '|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+'
-const cl100kPattern = `${endings}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*${tail}`
-const [upper, lower] = ['[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]', '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]']
-const o200kWord = (middle: string) => `[^\\r\\n\\p{L}\\p{N}]?${middle}${endings}?`
-const o200kPattern = `${o200kWord(`${upper}*${lower}+`)}|${o200kWord(`${upper}+${lower}*`)}|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*${tail}`
-
 const endOfText = '<|endoftext|>'
 
 const encodings: Readonly<Record<string, Encoding>> = {
-  r50k_base: { ranks: 50_256, pattern: gpt2Pattern, special: { [endOfText]: 50_256 }, ending: endOfText },
-  p50k_base: { ranks: 50_280, pattern: gpt2Pattern, special: { [endOfText]: 50_256 }, ending: endOfText },
+  r50k_base: { ranks: 50_256, pattern: patterns.gpt2, special: { [endOfText]: 50_256 }, ending: endOfText },
+  p50k_base: { ranks: 50_280, pattern: patterns.gpt2, special: { [endOfText]: 50_256 }, ending: endOfText },
   cl100k_base: {
     ranks: 100_256,
-    pattern: cl100kPattern,
+    pattern: patterns.cl100k,
     special: {
       [endOfText]: 100_257,
       '<|fim_prefix|>': 100_258,
@@ -49,13 +42,13 @@ const encodings: Readonly<Record<string, Encoding>> = {
   },
   o200k_base: {
     ranks: 199_998,
-    pattern: o200kPattern,
+    pattern: patterns.o200k,
     special: { [endOfText]: 199_999, '<|endofprompt|>': 200_018 },
     ending: endOfText,
   },
   llama3: {
     ranks: 128_000,
-    pattern: cl100kPattern,
+    pattern: patterns.cl100k,
     special: { '<|begin_of_text|>': 128_000, '<|end_of_text|>': 128_001, '<|eot_id|>': 128_009 },
     ending: '<|end_of_text|>',
   },

@@ -5,10 +5,11 @@ import type { EncodedUnit } from './encode_unit.ts'
 import { CorpusError } from './errors.ts'
 import { tokenTypeFor } from './megatron.ts'
 import { expandPaths } from './paths.ts'
+import { placedUnits } from './read_unit.ts'
 import { ShardWriter } from './shard_writer.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { openTokenizer } from './tokenizers.ts'
-import { inputKinds, unitsOf } from './units.ts'
+import { inputKinds } from './units.ts'
 import { Workers } from './workers.ts'
 
 /**
@@ -112,12 +113,6 @@ function copyTokenizer(out: string, tokenizer: Tokenizer): void {
   publishText(join(out, 'tokenizer_config.json'), `${JSON.stringify({ eos_token: tokenizer.separatorText })}\n`)
 }
 
-const countLines = (bytes: Uint8Array): number => {
-  let lines = 0
-  for (let at = bytes.indexOf(10); at >= 0; at = bytes.indexOf(10, at + 1)) lines++
-  return lines
-}
-
 /** Units of all files from where the last shard ended, each with what it becomes, in order. */
 async function* encoded(
   options: TokenizeOptions,
@@ -139,10 +134,7 @@ async function* encoded(
         continue
       }
       let index = 0
-      let line = 0
-      for await (const unit of unitsOf(path, options.column, onRead)) {
-        const place = { path, line, column: options.column }
-        if (unit.kind === 'lines') line += countLines(unit.bytes)
+      for await (const { unit, place } of placedUnits(path, options.column, onRead)) {
         if (file > start.file || index >= start.unit) {
           waiting.push({ promise: workers.encode({ unit, place }), next: { file, unit: index + 1 } })
           // Row groups are large, and the worker's memory is what they are read to.

@@ -1,6 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
-import { encodeUnit, type UnitPlace } from './encode_unit.ts'
+import { encodeUnit } from './encode_unit.ts'
 import { CorpusError } from './errors.ts'
+import type { UnitPlace } from './read_unit.ts'
 import { openTokenizer } from './tokenizers.ts'
 import type { Unit } from './units.ts'
 
