@@ -6,6 +6,7 @@ import {
   element,
   moveReadout,
   placeIn,
+  readoutOf,
   svgElement,
   values,
   visible,
@@ -15,19 +16,10 @@ import {
 /** Curves over steps. */
 export function addChart(figure) {
   const { steps, series, digits, unit, signed } = values.charts[figure.dataset.values]
-  const canvas = figure.querySelector('.canvas')
-  const readout = figure.querySelector('.readout')
-  const status = figure.querySelector('[role=status]')
+  const { canvas, readout, status, clear, hide } = readoutOf(figure)
   const off = new Set()
   const format = value => `${signed && value > 0 ? '+' : ''}${value.toFixed(digits)}${unit}`.replace('-', '−')
 
-  const clear = () => {
-    for (const mark of all('.cursor, .spot', canvas)) mark.remove()
-  }
-  const hide = () => {
-    clear()
-    readout.hidden = true
-  }
   const window = () => {
     const svg = visible(canvas)
     const x = axisOf(svg, 'x')

@@ -178,7 +178,7 @@ ${first && html`<details><summary>The whole config, as of ${first.config.recipe}
 
 /** A command, broken into lines between its words alone. */
 const command = (text: string): Markup =>
-  html`<div class="command"><pre tabindex="0">${text.split(' ').map((word, i) => html`${i > 0 && ' '}<span>${word}</span>`)}</pre><button type="button" class="copy">copy</button></div>`
+  html`<div class="command"><pre tabindex="0">${text.split(' ').map((word, i) => html`${i > 0 && ' '}<span>${word}</span>`)}</pre><button type="button" class="copy" hidden>copy</button></div>`
 
 /** Commands of one comparison: as recorded, with every override resolved, and run by run. */
 export function commandsOf({ comparison, arms }: ReportedComparison, presets: Presets): Markup {

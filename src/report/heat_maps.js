@@ -6,6 +6,7 @@ import {
   element,
   moveReadout,
   placeIn,
+  readoutOf,
   svgElement,
   values,
   visible,
@@ -90,16 +91,7 @@ export function addMaps(section) {
   const maps = all('.map', section)
   for (const figure of maps) {
     const measure = Number(figure.dataset.measure)
-    const canvas = figure.querySelector('.canvas')
-    const readout = figure.querySelector('.readout')
-    const status = figure.querySelector('[role=status]')
-    const clear = () => {
-      for (const mark of all('.outline', canvas)) mark.remove()
-    }
-    const hide = () => {
-      clear()
-      readout.hidden = true
-    }
+    const { canvas, readout, status, clear, hide } = readoutOf(figure)
     addReading(canvas, {
       columns: () => steps.length,
       rows: () => linears.length,

@@ -35,10 +35,8 @@ function addTheme() {
 
 function addCopying() {
   for (const button of all('.copy')) {
-    if (!navigator.clipboard) {
-      button.remove()
-      continue
-    }
+    if (!navigator.clipboard) continue
+    button.hidden = false
     button.addEventListener('click', async () => {
       try {
         await navigator.clipboard.writeText(button.previousElementSibling.textContent)

@@ -164,7 +164,7 @@ ${parts.map(part => comparisonSection(part, several))}
 ${numerics ? heatSection(numerics) : html`<section id="numerics"><h2>What quantisation did</h2><p>The runs have no measurements of quantisation (numerics.jsonl).</p></section>`}
 ${eventsSection(arms)}
 ${configsSection(arms)}
-<section id="commands"><h2>The same again</h2>
+<section id="commands"><h2>Commands that reproduce it</h2>
 ${parts.map(({ reported }) => html`${several && html`<h3>${reported.comparison.title}</h3>`}${commandsOf(reported, presets)}`)}
 </section>
 </main>

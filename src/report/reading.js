@@ -54,6 +54,21 @@ export function moveReadout(canvas, svg, readout, x, y) {
   readout.style.top = `${clamp(y * scale - readout.offsetHeight - 12, -readout.offsetHeight - 4, Math.max(0, canvas.clientHeight - readout.offsetHeight))}px`
 }
 
+/** The parts of a figure in which values are read, and the way to clear it of what reading has put there. */
+export function readoutOf(figure) {
+  const canvas = figure.querySelector('.canvas')
+  const readout = figure.querySelector('.readout')
+  const status = figure.querySelector('[role=status]')
+  const clear = () => {
+    for (const mark of all('.cursor, .spot, .outline', canvas)) mark.remove()
+  }
+  const hide = () => {
+    clear()
+    readout.hidden = true
+  }
+  return { canvas, readout, status, clear, hide }
+}
+
 /**
  * Pointer and arrow keys on a chart. `show(x, y)` gets whole places, the first of the columns and rows being 0; `find` turns a pointer into them.
  */
