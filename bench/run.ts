@@ -2,6 +2,7 @@ import { availableParallelism, cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { packageRoot } from '../src/backends/open.ts'
 import { type Column, renderTable } from '../src/cli/table.ts'
+import { measureData } from './data.ts'
 import { growth } from './growth.ts'
 import { commitOf, type KernelTiming, timeKernels } from './kernels.ts'
 import { type PeerSuite, peers } from './peers.ts'
@@ -12,6 +13,7 @@ const usage = `usage: npm run bench -- <suite> [options]
   peers             training steps in halfbyte and in PyTorch, alternating
   linear            one linear layer in halfbyte and in PyTorch, alternating
   growth            training steps of growing width and context
+  data              training a tokenizer, encoding text, drawing batches from shards
 
   --json            one line of JSON for each figure
   --threads LIST    numbers of threads, such as 1,2; default: 1 and all (peers and linear: the largest)
@@ -25,6 +27,8 @@ peers, linear:
   --rounds N        default 5
 growth:
   --most N          leave out sizes above N
+data:
+  --vocabulary N    tokens of the tokenizer (default 50257)
 `
 
 class UsageError extends Error {}
@@ -80,6 +84,7 @@ const options = {
   models: { type: 'string' },
   rounds: { type: 'string', default: '5' },
   most: { type: 'string', default: '8192' },
+  vocabulary: { type: 'string', default: '50257' },
   json: { type: 'boolean', default: false },
   help: { type: 'boolean', short: 'h', default: false },
 } as const
@@ -144,6 +149,12 @@ const suites: Readonly<Record<string, Suite>> = {
     const { commit, device } = place()
     print(`commit ${commit}, ${device}`)
     return located(growth({ seconds: secondsOf(values, 5), most: positive('most', values.most) }, print))
+  },
+  data(values, print) {
+    const { commit, device } = place()
+    print(`commit ${commit}, ${device}`)
+    const threads = Math.max(...threadsOf(values))
+    return located(measureData({ threads, vocabulary: positive('vocabulary', values.vocabulary) }, print))
   },
 }
 
