@@ -1,7 +1,7 @@
 import type { Kernel } from '../tensor/kernel.ts'
 import { adamw } from './adamw/adamw.ts'
 import { add } from './add/add.ts'
-import { amax, amaxLines, amaxRotated } from './amax/amax.ts'
+import { amax, amaxBoth, amaxLines, amaxRotated } from './amax/amax.ts'
 import { attention, attentionBackward } from './attention/attention.ts'
 import { attentionStep } from './attention_step/attention_step.ts'
 import { cast } from './cast/cast.ts'
@@ -31,6 +31,7 @@ import { zeroColumns } from './zero_columns/zero_columns.ts'
 export const kernels: readonly Kernel[] = [
   amax,
   amaxRotated,
+  amaxBoth,
   amaxLines,
   rotate,
   hadamardSigns,

@@ -1,6 +1,6 @@
 import { formats } from '../formats/formats.ts'
 import { limitsOf } from '../formats/quantize.ts'
-import { amax, amaxLines, amaxRotated } from '../kernels/amax/amax.ts'
+import { amax, amaxBoth, amaxLines, amaxRotated } from '../kernels/amax/amax.ts'
 import { cast } from '../kernels/cast/cast.ts'
 import { dequantize } from '../kernels/dequantize/dequantize.ts'
 import { quantize } from '../kernels/quantize/quantize.ts'
@@ -57,13 +57,17 @@ const scaleOrders = { q6: 0, m6: 1 }
 const errors = { mae: 1, mse: 2 }
 const mxScales = { up: 0, floor: 1 }
 
-/** Every scalar that a quantising kernel may have; those that its contract names are passed. */
-function scalarsOf({ spec, hadamard, stream }: ImageRequest): Record<string, number> {
+type Scalars = Readonly<Record<string, number>>
+
+const knownScalars = new WeakMap<Quantized, Scalars>()
+
+/** Every scalar of a quantising kernel that follows from how to quantise alone. */
+function scalarsOf(spec: Quantized): Scalars {
+  const known = knownScalars.get(spec)
+  if (known) return known
   const { limit, bound } = limitsOf(spec)
-  return {
-    hadamard: hadamard?.size ?? 0,
+  const scalars = {
     rounding: spec.round === 'stochastic' ? 1 : 0,
-    stream,
     limit,
     bound,
     scale_order: scaleOrders[spec.scaleOrder ?? 'q6'],
@@ -72,6 +76,8 @@ function scalarsOf({ spec, hadamard, stream }: ImageRequest): Record<string, num
     floor: mxScales[spec.mxScale ?? 'up'],
     pow2: spec.pow2Scales ? 1 : 0,
   }
+  knownScalars.set(spec, scalars)
+  return scalars
 }
 
 function matrixShape(x: Tensor): [number, number] {
@@ -117,7 +123,7 @@ function emptyImage(allocate: Allocate, rows: number, cols: number, request: Ima
     scales: allocate(scales.dtype, scales.shape),
     amax,
     outer: outer ?? 'tensor',
-    bound: limitsOf(request.spec).bound,
+    bound: scalarsOf(request.spec).bound!,
   }
 }
 
@@ -135,14 +141,17 @@ function findAmax(backend: Backend, allocate: Allocate, x: Tensor, request: Imag
   return request.amax
 }
 
-/** The bindings among `all` that the kernel's contract has. */
-function only(
+/** Runs a kernel with those of `values`, and of the scalars that follow from `spec`, that its contract has. */
+function runWith(
+  backend: Backend,
   kernel: Kernel,
-  all: Record<string, Tensor | number | undefined>,
-): Record<string, Tensor | number | undefined> {
+  values: Record<string, Tensor | number | undefined>,
+  spec?: Quantized,
+): void {
+  const scalars = spec && scalarsOf(spec)
   const bindings: Record<string, Tensor | number | undefined> = {}
-  for (const name in all) if (name in kernel.args) bindings[name] = all[name]
-  return bindings
+  for (const name in kernel.args) bindings[name] = name in values ? values[name] : scalars?.[name]
+  run(backend, kernel, bindings)
 }
 
 function linesImage(
@@ -163,8 +172,9 @@ function linesImage(
   if (!kernels) throw new RangeError(`${spec.format} has no MS-EDEN rounding`)
   const kernel = kernels[layout]
   const { codes, scales } = image
-  const all = { codes, scales, x, amax: image.amax, signs: hadamard?.signs, random, ...scalarsOf(request) }
-  run(backend, kernel, only(kernel, all))
+  const rotation = { signs: hadamard?.signs, hadamard: hadamard?.size ?? 0 }
+  const values = { codes, scales, x, amax: image.amax, ...rotation, random, stream: request.stream }
+  runWith(backend, kernel, values, spec)
   return image
 }
 
@@ -187,6 +197,46 @@ export const rowImage = (backend: Backend, allocate: Allocate, x: Tensor, reques
 export const columnImage = (backend: Backend, allocate: Allocate, x: Tensor, request: ImageRequest): Image =>
   linesImage(backend, allocate, x, request, 'columns')
 
+const sameSpec = (a: Quantized, b: Quantized): boolean => {
+  if (a === b) return true
+  const names = new Set([...Object.keys(a), ...Object.keys(b)]) as Set<keyof Quantized>
+  return [...names].every(name => a[name] === b[name])
+}
+
+/** Whether `bothImages` can make the image of x that `row` asks for and the image of xᵀ that `column` asks for. */
+export const areMadeTogether = (row: ImageRequest, column: ImageRequest): boolean =>
+  quantize[row.spec.format].both !== undefined &&
+  !row.hadamard &&
+  !row.spec.square &&
+  !row.spec.of &&
+  row.spec.round !== 'eden' &&
+  row.spec.outer !== 'row' &&
+  row.random === column.random &&
+  sameSpec(row.spec, column.spec)
+
+/** The images of x and of xᵀ, read once for both amaxes and once for the codes; for requests of which `areMadeTogether` is true. */
+export function bothImages(
+  backend: Backend,
+  allocate: Allocate,
+  x: Tensor,
+  row: ImageRequest,
+  column: ImageRequest,
+): { row: Image; column: Image } {
+  const { spec, random } = row
+  const [rows, cols] = matrixShape(x)
+  checkShape(row, rows, cols)
+  checkShape(column, cols, rows)
+  const rotation = { signs: column.hadamard?.signs, hadamard: column.hadamard?.size ?? 0 }
+  backend.run(amaxBoth, { amax: row.amax, amax_t: column.amax, x, ...rotation })
+  const made = emptyImage(allocate, rows, cols, row, row.amax)
+  const made_t = emptyImage(allocate, cols, rows, column, column.amax)
+  const images = { codes: made.codes, scales: made.scales, codes_t: made_t.codes, scales_t: made_t.scales }
+  const amaxes = { amax: row.amax, amax_t: column.amax }
+  const streams = { stream: row.stream, stream_t: column.stream }
+  runWith(backend, quantize[spec.format].both!, { ...images, x, ...amaxes, ...rotation, random, ...streams }, spec)
+  return { row: made, column: made_t }
+}
+
 /**
  * Both images of w from square tiles; `column` is the exact transpose of `row`.
  * @throws RangeError if a rotation is asked for, because it would differ between the two.
@@ -202,14 +252,15 @@ export function squareImages(
   if (request.hadamard) throw new RangeError('both orientations of one square-tiled image cannot be rotated')
   if (request.spec.round === 'eden') throw new RangeError('MS-EDEN has blocks along a row, not square tiles')
   if (request.spec.outer === 'row') throw new RangeError('square tiles span rows, so an outer scale cannot be per row')
-  const square: ImageRequest = { ...request, spec: { ...request.spec, square: true } }
+  const square = request.spec.square ? request : { ...request, spec: { ...request.spec, square: true as const } }
   checkShape(square, rows, cols)
   const found = findAmax(backend, allocate, w, square, 0)
   const row = emptyImage(allocate, rows, cols, square, found)
   const column = emptyImage(allocate, cols, rows, square, found)
   const kernel = quantize[format].square
   const images = { codes: row.codes, scales: row.scales, codes_t: column.codes, scales_t: column.scales }
-  run(backend, kernel, only(kernel, { ...images, x: w, amax: found, random: request.random, ...scalarsOf(square) }))
+  const { random, stream, spec } = square
+  runWith(backend, kernel, { ...images, x: w, amax: found, random, stream }, spec)
   return { row, column }
 }
 
@@ -219,7 +270,7 @@ export function dequantizeImage(backend: Backend, allocate: Allocate, image: Ima
   const kernel = dequantize[image.format]
   const outer = image.outer === 'row' ? 2 : 1
   const { codes, scales, amax, bound } = image
-  run(backend, kernel, only(kernel, { y, codes, scales, amax, bound, outer }))
+  runWith(backend, kernel, { y, codes, scales, amax, bound, outer })
   return y
 }
 

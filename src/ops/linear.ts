@@ -5,6 +5,8 @@ import { outputMultiple } from '../recipes/shapes.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import {
   type Allocate,
+  areMadeTogether,
+  bothImages,
   castTo,
   columnImage,
   dequantizeImage,
@@ -105,6 +107,9 @@ export class Linear {
   /** The weight as the forward rules quantise it, and as dgrad does for itself. */
   #forward: Pair | undefined
   #backward: Image | undefined
+  /** Parts of `statistics`, for each role, and of `freshSigns`, for each GEMM. */
+  readonly #amaxes: ReadonlyMap<Role, Tensor>
+  readonly #freshSigns: ReadonlyMap<GemmName, Tensor>
 
   constructor(options: LinearOptions) {
     const { name, weight, recipe, statistics } = options
@@ -114,6 +119,8 @@ export class Linear {
     this.#options = options
     this.#recipe = recipe
     this.#padded = this.#pad()
+    this.#amaxes = new Map(roles.map((role, i) => [role, statistics.part(2 * i, [2])]))
+    this.#freshSigns = new Map(gemms.map((gemm, i) => [gemm, options.freshSigns.part(4 * i, [4])]))
     const { backend } = weight.value
     this.#stores = { forward: new Store(backend), backward: new Store(backend) }
   }
@@ -160,16 +167,16 @@ export class Linear {
 
   /** How to make the image of one role as an operand of `gemm`. */
   request(role: Role, spec: Quantized, gemm: GemmName): ImageRequest {
-    const { index, state, freshSigns, statistics } = this.#options
+    const { index, state } = this.#options
     const { hadamard } = this.#recipe[gemm]
     const ofWeight = role === 'wRows' || role === 'wColumns'
     return {
       spec,
       hadamard: hadamard && {
         size: hadamard.size,
-        signs: hadamard.signs === 'fresh' ? freshSigns.part(4 * gemms.indexOf(gemm), [4]) : state.signs[hadamard.signs],
+        signs: hadamard.signs === 'fresh' ? this.#freshSigns.get(gemm)! : state.signs[hadamard.signs],
       },
-      amax: statistics.part(2 * roles.indexOf(role), [2]),
+      amax: this.#amaxes.get(role)!,
       random: state.random,
       stream: streamOf(index, role, ofWeight ? 0 : state.microBatch),
     }
@@ -267,10 +274,17 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
   const { fprop, wgrad, forward } = layer.recipe
   const allocate = allocator(tape)
   let made: Pair | undefined
+  /** The rotated image along the tokens, if it was made with the other. */
+  let alongTokens: Image | undefined
   const images = (): Pair => {
     if (made) return made
     const request = layer.request('xRows', forward.x!, 'fprop')
-    made = forwardPair(tape, allocate, x, request)
+    const column = tape.recording && isQuantized(wgrad.b) ? layer.request('xColumns', wgrad.b, 'wgrad') : undefined
+    if (column && areMadeTogether(request, column)) {
+      const both = bothImages(backend, allocate, x, request, column)
+      made = { row: both.row }
+      alongTokens = both.column
+    } else made = forwardPair(tape, allocate, x, request)
     layer.made('xRows', x, false, made.row, request)
     return made
   }
@@ -303,21 +317,33 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
           return { image: layer.made('xColumns', again, true, columnImage(backend, allocate, again, request), request) }
         })
       }
-      const image = layer.made('xColumns', x, true, columnImage(backend, allocate, x, request), request)
+      const image = alongTokens ?? columnImage(backend, allocate, x, request)
+      layer.made('xColumns', x, true, image, request)
       return keepImage(image, () => ({ image }))
     },
   }
 }
 
-/** dy as dgrad reads it, along the outputs, or as wgrad does, along the tokens. */
-function gradientOf(tape: Tape, layer: Linear, dy: Tensor, gemm: 'dgrad' | 'wgrad'): Source {
-  const { a } = layer.recipe[gemm]
-  const alongTokens = gemm === 'wgrad'
-  if (!isQuantized(a)) return plain(dy, alongTokens, a)
-  const make = alongTokens ? columnImage : rowImage
-  const role = alongTokens ? 'dyColumns' : 'dyRows'
-  const request = layer.request(role, a, gemm)
-  return { image: layer.made(role, dy, alongTokens, make(tape.backend, allocator(tape), dy, request), request) }
+/** dy as dgrad reads it, along the outputs, and as wgrad does, along the tokens. Memory is of the scope at the time of the call. */
+function gradientOf(tape: Tape, layer: Linear, dy: Tensor): { dgrad(): Source; wgrad(): Source } {
+  const { backend } = tape
+  const allocate = allocator(tape)
+  const { dgrad, wgrad } = layer.recipe
+  const row = isQuantized(dgrad.a) ? layer.request('dyRows', dgrad.a, 'dgrad') : undefined
+  const column = isQuantized(wgrad.a) ? layer.request('dyColumns', wgrad.a, 'wgrad') : undefined
+  const both =
+    row && column && areMadeTogether(row, column) ? bothImages(backend, allocate, dy, row, column) : undefined
+  return {
+    dgrad() {
+      if (!row) return plain(dy, false, dgrad.a)
+      return { image: layer.made('dyRows', dy, false, both?.row ?? rowImage(backend, allocate, dy, row), row) }
+    },
+    wgrad() {
+      if (!column) return plain(dy, true, wgrad.a)
+      const image = both?.column ?? columnImage(backend, allocate, dy, column)
+      return { image: layer.made('dyColumns', dy, true, image, column) }
+    },
+  }
 }
 
 /** y [tokens, outputs] = x [tokens, inputs] · wᵀ. Gradients of padded outputs are ignored, whatever they hold. */
@@ -333,15 +359,12 @@ export function linear(tape: Tape, layer: Linear, x: Var): Var {
     tape.record(y, kept.tensors, dy => {
       const own = layer.weight.shape[0]!
       if (layer.outputs > own) backend.run(zeroColumns, { x: dy, first: own })
+      const gradient = gradientOf(tape, layer, dy)
       tape.scope(() => {
         const { tensor: dx, accumulate } = tape.gradientOf(x)
-        const gradient = gradientOf(tape, layer, dy, 'dgrad')
-        multiply(backend, allocate, dx, gradient, backwardWeight(tape, layer), accumulate)
+        multiply(backend, allocate, dx, gradient.dgrad(), backwardWeight(tape, layer), accumulate)
       })
-      tape.scope(() => {
-        const gradient = gradientOf(tape, layer, dy, 'wgrad')
-        multiply(backend, allocate, layer.gradient, gradient, kept.source(), 1)
-      })
+      tape.scope(() => multiply(backend, allocate, layer.gradient, gradient.wgrad(), kept.source(), 1))
     })
     return y
   })

@@ -43,12 +43,17 @@ export function dimNames(args: Args): string[] {
   return [...names]
 }
 
+/** A word in the form in which calls are checked: its dimension's number, or -1 for a number. */
+interface WordCheck {
+  readonly dim: number
+  readonly times: number
+  readonly over: number
+}
+
 interface TensorCheck {
   readonly name: string
   readonly arg: TensorArg
-  readonly words: readonly Word[]
-  /** Positions of words that are a plain name: they give a dimension its value. */
-  readonly plain: readonly { readonly axis: number; readonly name: string }[]
+  readonly words: readonly WordCheck[]
 }
 
 /** A contract in the form in which calls are checked; made once for each kernel, because a step calls hundreds. */
@@ -56,6 +61,9 @@ interface Plan {
   readonly names: ReadonlySet<string>
   readonly scalars: readonly string[]
   readonly tensors: readonly TensorCheck[]
+  readonly dims: readonly string[]
+  /** Of the call that is being checked; NaN while unknown. */
+  readonly values: Float64Array
 }
 
 const plans = new WeakMap<Kernel, Plan>()
@@ -63,6 +71,7 @@ const plans = new WeakMap<Kernel, Plan>()
 function planOf(kernel: Kernel): Plan {
   const known = plans.get(kernel)
   if (known) return known
+  const dims = dimNames(kernel.args)
   const scalars: string[] = []
   const tensors: TensorCheck[] = []
   for (const [name, arg] of Object.entries(kernel.args)) {
@@ -70,13 +79,15 @@ function planOf(kernel: Kernel): Plan {
       scalars.push(name)
       continue
     }
-    const words = arg.shape.map(parseWord)
-    const plain = words.flatMap((word, axis) =>
-      word.name !== undefined && word.times === 1 && word.over === 1 ? [{ axis, name: word.name }] : [],
-    )
-    tensors.push({ name, arg, words, plain })
+    const words = arg.shape.map(parseWord).map(({ name: dim, times, over }) => ({
+      dim: dim === undefined ? -1 : dims.indexOf(dim),
+      times,
+      over,
+    }))
+    tensors.push({ name, arg, words })
   }
-  const plan = { names: new Set(Object.keys(kernel.args)), scalars, tensors }
+  const values = new Float64Array(dims.length)
+  const plan = { names: new Set(Object.keys(kernel.args)), scalars, tensors, dims, values }
   plans.set(kernel, plan)
   return plan
 }
@@ -91,10 +102,27 @@ const accepts: Readonly<Record<TensorArg['dtype'], (dtype: DType, act: Activatio
   u32: dtype => dtype === 'u32',
 }
 
-function fits(words: readonly Word[], shape: readonly number[], dims: Dims): boolean {
+/** Takes the sizes of dimensions that are words of their own and not known yet. */
+function learn(words: readonly WordCheck[], shape: readonly number[], values: Float64Array): void {
+  for (let axis = 0; axis < words.length && axis < shape.length; axis++) {
+    const { dim, times, over } = words[axis]!
+    if (dim >= 0 && times === 1 && over === 1 && Number.isNaN(values[dim])) values[dim] = shape[axis]!
+  }
+}
+
+function fits(words: readonly WordCheck[], shape: readonly number[], values: Float64Array): boolean {
   if (words.length !== shape.length) return false
-  for (let i = 0; i < words.length; i++) if (wordValue(words[i]!, dims) !== shape[i]) return false
+  for (let axis = 0; axis < words.length; axis++) {
+    const { dim, times, over } = words[axis]!
+    if ((dim < 0 ? times : (values[dim]! * times) / over) !== shape[axis]) return false
+  }
   return true
+}
+
+function dimsOf({ dims: names, values }: Plan): Dims {
+  const dims: Dims = {}
+  for (let i = 0; i < names.length; i++) if (!Number.isNaN(values[i])) dims[names[i]!] = values[i]!
+  return dims
 }
 
 const show = (arg: TensorArg, dims: Dims): string =>
@@ -106,29 +134,34 @@ const show = (arg: TensorArg, dims: Dims): string =>
  */
 export function bind(kernel: Kernel, bindings: Readonly<Record<string, Tensor | number | undefined>>): Bound {
   const plan = planOf(kernel)
-  const dims: Dims = {}
+  const { scalars, tensors, names, values } = plan
   let act: Activation | undefined
-  for (const name of plan.scalars) {
+  values.fill(Number.NaN)
+  for (let i = 0; i < scalars.length; i++) {
+    const name = scalars[i]!
     const value = bindings[name]
     if (typeof value !== 'number')
       throw new TypeError(`${kernel.name}: ${name} must be a number, got ${value === undefined ? 'nothing' : value}`)
   }
-  for (const { name, arg, plain } of plan.tensors) {
+  for (let i = 0; i < tensors.length; i++) {
+    const { name, arg, words } = tensors[i]!
     const value = bindings[name]
     if (value instanceof Tensor) {
-      for (const { axis, name: dim } of plain) dims[dim] ??= value.shape[axis]!
+      learn(words, value.shape, values)
       if (arg.dtype === 'act') act ??= value.dtype === 'bf16' ? 'bf16' : 'f32'
     } else if (value !== undefined || !arg.optional)
       throw new TypeError(
-        `${kernel.name}: ${name} must be ${show(arg, dims)}, got ${value === undefined ? 'nothing' : value}`,
+        `${kernel.name}: ${name} must be ${show(arg, dimsOf(plan))}, got ${value === undefined ? 'nothing' : value}`,
       )
   }
-  for (const { name, arg, words } of plan.tensors) {
+  const dims = dimsOf(plan)
+  for (let i = 0; i < tensors.length; i++) {
+    const { name, arg, words } = tensors[i]!
     const value = bindings[name] as Tensor | undefined
-    if (value === undefined || (accepts[arg.dtype](value.dtype, act) && fits(words, value.shape, dims))) continue
+    if (value === undefined || (accepts[arg.dtype](value.dtype, act) && fits(words, value.shape, values))) continue
     const wanted = arg.dtype === 'act' && act ? { ...arg, dtype: act } : arg
     throw new TypeError(`${kernel.name}: ${name} must be ${show(wanted, dims)}, got ${value.toString()}`)
   }
-  for (const name in bindings) if (!plan.names.has(name)) throw new TypeError(`${kernel.name} has no argument ${name}`)
+  for (const name in bindings) if (!names.has(name)) throw new TypeError(`${kernel.name} has no argument ${name}`)
   return { dims, act: act ?? 'f32' }
 }

@@ -1,7 +1,11 @@
 import type { Backend, Memory } from './backend.ts'
 import { type DType, dtypes, type TypedArray } from './dtype.ts'
 
-export const sizeOf = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1)
+export function sizeOf(shape: readonly number[]): number {
+  let size = 1
+  for (let i = 0; i < shape.length; i++) size *= shape[i]!
+  return size
+}
 
 /** A dense row-major array in a backend's memory. Views share memory; nothing is copied until `read` or `write`. */
 export class Tensor {
@@ -28,6 +32,11 @@ export class Tensor {
 
   get bytes(): number {
     return this.size * dtypes[this.dtype].bytes
+  }
+
+  /** Of the first element. */
+  get address(): bigint {
+    return this.offset === 0 ? this.memory.address : this.memory.address + BigInt(this.offset)
   }
 
   /** The same elements in another shape of equal size. */

@@ -1,4 +1,4 @@
-// amax, amax_rotated and amax_lines of amax.ts. Magnitudes are compared as bits; the largest of all tasks is the same in any order.
+// amax, amax_rotated, amax_both and amax_lines of amax.ts. Magnitudes are compared as bits; the largest of all tasks is the same in any order.
 #include "panel_cpu.h"
 
 static constexpr uint32_t infinite = 0x7f800000u;
@@ -41,39 +41,62 @@ template <class T> static Found largest_of(const T* x, int64_t size) {
   return {finite, largest};
 }
 
-template <class Act> static void amax(const amax_args<Act>& a) {
+template <class Act> static void amax_of(const Act* x, int64_t size, float* amax) {
   constexpr int64_t grain = 65536;
-  const int64_t size = a.rows * a.cols, tasks = (size + grain - 1) / grain;
+  const int64_t tasks = (size + grain - 1) / grain;
   Found* const found = static_cast<Found*>(scratch(0, tasks * (int64_t)sizeof(Found)));
-  parallel_rows(size, grain, [&](int64_t begin, int64_t end) { found[begin / grain] = largest_of(a.x + begin, end - begin); });
-  write(a.amax, found, tasks);
+  parallel_rows(size, grain, [&](int64_t begin, int64_t end) { found[begin / grain] = largest_of(x + begin, end - begin); });
+  write(amax, found, tasks);
 }
+
+template <class Act> static void amax(const amax_args<Act>& a) { amax_of(a.x, a.rows * a.cols, a.amax); }
 EXPORT_ACT(amax)
+
+// Magnitudes of x, if `plain` is wanted, and of x rotated along its columns.
+template <class Act>
+static void amax_of_columns(const Act* x, int64_t rows, int64_t cols, const Rotation& rotation, float* plain, float* rotated) {
+  const int64_t panels = (cols + PANEL - 1) / PANEL, tasks = (rows + SPAN - 1) / SPAN * panels;
+  Found* const found = static_cast<Found*>(scratch(0, 2 * tasks * (int64_t)sizeof(Found)));
+  parallel_spans(rows, cols, [&](int64_t r, int count, int64_t from, int64_t to) {
+    const auto each = [&](const auto& look, const auto& look_rotated) {
+      each_piece(count, rotation.size, from, to, [&](int first, int n, int64_t c, int lanes, int) {
+        Real v[SPAN];
+        load_panel(v, x + (r + first) * cols + c, cols, lanes, n);
+        for (int i = 0; i < n; i++) look(v[i]);
+        rotation.apply<IsBf16<Act>::value>(v, n);
+        for (int i = 0; i < n; i++) look_rotated(v[i]);
+      });
+    };
+    Word largest = Lanes::word(0), largest_rotated = Lanes::word(0);
+    each([&](Real v) { largest = Lanes::larger(largest, Lanes::bits(v) & 0x7fffffffu); },
+         [&](Real v) { largest_rotated = Lanes::larger(largest_rotated, Lanes::bits(v) & 0x7fffffffu); });
+    const int64_t task = r / SPAN * panels + from / PANEL;
+    found[task].finite = found[task].any = Lanes::largest(largest);
+    found[tasks + task].finite = found[tasks + task].any = Lanes::largest(largest_rotated);
+    if (found[task].any <= infinite && found[tasks + task].any <= infinite) return;
+    Largest again, again_rotated;
+    each([&](Real v) { again.add(v); }, [&](Real v) { again_rotated.add(v); });
+    found[task] = found_in(again);
+    found[tasks + task] = found_in(again_rotated);
+  });
+  if (plain) write(plain, found, tasks);
+  write(rotated, found + tasks, tasks);
+}
+
+template <class Act> static void amax_both(const amax_both_args<Act>& a) {
+  if (a.hadamard) {
+    amax_of_columns(a.x, a.rows, a.cols, Rotation(a.hadamard, a.signs), a.amax, a.amax_t);
+    return;
+  }
+  amax_of(a.x, a.rows * a.cols, a.amax);
+  for (int i = 0; i < 2; i++) a.amax_t[i] = a.amax[i];
+}
+EXPORT_ACT(amax_both)
 
 template <class Act> static void amax_rotated(const amax_rotated_args<Act>& a) {
   const Rotation rotation(a.hadamard, a.signs);
   if (a.columns) {
-    const int64_t panels = (a.cols + PANEL - 1) / PANEL, tasks = (a.rows + SPAN - 1) / SPAN * panels;
-    Found* const found = static_cast<Found*>(scratch(0, tasks * (int64_t)sizeof(Found)));
-    parallel_spans(a.rows, a.cols, [&](int64_t r, int count, int64_t from, int64_t to) {
-      Word largest = Lanes::word(0);
-      const auto each = [&](const auto& look) {
-        each_piece(count, a.hadamard, from, to, [&](int first, int n, int64_t c, int lanes, int) {
-          Real v[SPAN];
-          load_panel(v, a.x + (r + first) * a.cols + c, a.cols, lanes, n);
-          rotation.apply<IsBf16<Act>::value>(v, n);
-          for (int i = 0; i < n; i++) look(v[i]);
-        });
-      };
-      each([&](Real v) { largest = Lanes::larger(largest, Lanes::bits(v) & 0x7fffffffu); });
-      Found& own = found[r / SPAN * panels + from / PANEL];
-      own.finite = own.any = Lanes::largest(largest);
-      if (own.any <= infinite) return;
-      Largest again;
-      each([&](Real v) { again.add(v); });
-      own = found_in(again);
-    });
-    write(a.amax, found, tasks);
+    amax_of_columns(a.x, a.rows, a.cols, rotation, static_cast<float*>(nullptr), a.amax);
     return;
   }
   Found* const found = static_cast<Found*>(scratch(0, a.rows * (int64_t)sizeof(Found)));

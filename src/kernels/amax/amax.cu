@@ -1,12 +1,12 @@
-// amax, amax_rotated and amax_lines of amax.ts. Magnitudes are compared as bits, so maxima may be taken in any order, by atomics.
+// amax, amax_rotated, amax_both and amax_lines of amax.ts. Magnitudes are compared as bits, so maxima may be taken in any order, by atomics.
 //
-// Blocks add what they found to one pair of words; the last block to do so writes the result and clears the pair for the next launch.
+// Blocks add what they found to one pair of words for each result; the last block to do so writes it and clears the pair for the next launch.
 // Launches of these kernels must therefore follow one another, as they do on one stream.
 #include "piece_cuda.h"
 
 static constexpr uint32_t infinite = 0x7f800000u;
 
-__device__ uint32_t found_finite, found_any, blocks_done;
+__device__ uint32_t found_finite[2], found_any[2], blocks_done[2];
 
 struct Found {
   uint32_t finite = 0, any = 0;
@@ -17,8 +17,8 @@ struct Found {
   }
 };
 
-// For all threads of all blocks.
-__device__ void finish(const Found& found, float* amax) {
+// For all threads of all blocks; `which` result of the launch this is.
+__device__ void finish(const Found& found, float* amax, int which = 0) {
   __shared__ uint32_t finite, any;
   __syncthreads();
   if (threadIdx.x == 0) finite = any = 0;
@@ -27,13 +27,13 @@ __device__ void finish(const Found& found, float* amax) {
   atomicMax(&any, found.any);
   __syncthreads();
   if (threadIdx.x != 0) return;
-  atomicMax(&found_finite, finite);
-  atomicMax(&found_any, any);
+  atomicMax(&found_finite[which], finite);
+  atomicMax(&found_any[which], any);
   __threadfence();
-  if (atomicAdd(&blocks_done, 1u) != gridDim.x - 1) return;
-  amax[0] = float_of(atomicExch(&found_finite, 0u));
-  amax[1] = atomicExch(&found_any, 0u) >= infinite ? 1.0f : 0.0f;
-  blocks_done = 0;
+  if (atomicAdd(&blocks_done[which], 1u) != gridDim.x - 1) return;
+  amax[0] = float_of(atomicExch(&found_finite[which], 0u));
+  amax[1] = atomicExch(&found_any[which], 0u) >= infinite ? 1.0f : 0.0f;
+  blocks_done[which] = 0;
 }
 
 template <class Act> __device__ void amax(const amax_args<Act>& a) {
@@ -56,6 +56,25 @@ template <class Act> __device__ void amax_rotated(const amax_rotated_args<Act>& 
   finish(found, a.amax);
 }
 EXPORT_CUDA_ACT(amax_rotated)
+
+template <class Act> __device__ void amax_both(const amax_both_args<Act>& a) {
+  __shared__ Piece loaded, rotated;
+  const Cut cut(a.rows, a.cols, true);
+  Found found, found_t;
+  EACH_BLOCK(task, cut.down() * cut.across()) {
+    const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;
+    const Piece& piece = prepare_piece(loaded, rotated, a.x, cut, line, start, a.hadamard, a.signs);
+    const int lanes = cut.lanes(line), count = cut.count(start);
+    BLOCK_LOOP(u, LINES * count)
+      if (u % LINES < lanes) {
+        found.add(loaded.value[u / LINES][u % LINES]);
+        found_t.add(piece.value[u / LINES][u % LINES]);
+      }
+  }
+  finish(found, a.amax);
+  finish(found_t, a.amax_t, 1);
+}
+EXPORT_CUDA_ACT(amax_both)
 
 template <class Act> __device__ void amax_lines(const amax_lines_args<Act>& a) {
   __shared__ Piece loaded, rotated;

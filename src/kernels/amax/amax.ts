@@ -70,6 +70,40 @@ export const amaxRotated = defineKernel({
   tolerance: 0,
 })
 
+/** `amax` of x, and as amax_t that of x rotated along the rows of each column if `hadamard` is not 0, in one pass over x. */
+export const amaxBoth = defineKernel({
+  name: 'amax_both',
+  args: {
+    amax: output('f32', 2),
+    amax_t: output('f32', 2),
+    x: input('act', 'rows', 'cols'),
+    signs: optional(input('u32', 'sign_words')),
+    hadamard: i32,
+  },
+  reference({ amax, amax_t, x, signs, hadamard }, { rows, cols }, act) {
+    const options = { size: hadamard, signs: signs!, bf16: act === 'bf16' }
+    amaxOf(x, amax)
+    amaxOf(hadamard ? rotate(transpose(x, rows!, cols!), cols!, rows!, options) : x, amax_t)
+  },
+  cases: [
+    { dims: { rows: 7, cols: 33 }, scalars: { hadamard: 0 } },
+    ...[4, 16, 32, 64, 128].map(hadamard => ({
+      dims: { rows: 256, cols: 37, sign_words: 4 },
+      scalars: { hadamard },
+      with: ['signs' as const],
+    })),
+    ...[Number.NaN, Number.NEGATIVE_INFINITY].map((value, i) => ({
+      name: `${value}`,
+      dims: { rows: 48, cols: 300, sign_words: 4 },
+      scalars: { hadamard: 16 },
+      with: ['signs' as const],
+      inputs: (dims: Dims) => ({ x: withValue(dims, value, 345 + 9000 * i) }),
+    })),
+    { dims: { rows: 2048, cols: 1024, sign_words: 4 }, scalars: { hadamard: 16 }, with: ['signs'], bench: true },
+  ],
+  tolerance: 0,
+})
+
 /**
  * The largest magnitude of each row of x, or of each column if `columns` is 1, and `amax` of the whole; all of the rotated matrix if `hadamard` is
  * not 0. `lines` is rows or cols.

@@ -3,7 +3,10 @@ import { Stream } from '../../formats/philox.ts'
 import { amaxOf, amaxOfRows, limitsOf, type QuantizeOptions } from '../../formats/quantize.ts'
 import type { Case, Dims } from '../../tensor/kernel.ts'
 
-export type Layout = 'rows' | 'columns' | 'square'
+export type Layout = 'rows' | 'columns' | 'square' | 'both'
+
+/** Whether an image of this layout may have an outer scale for each line. */
+const perLine = (layout: Layout): boolean => layout === 'rows' || layout === 'columns'
 
 /** What goes into a case: values that reach the edges of the formats, by name. */
 type Filling = 'normal' | 'edges' | 'ties' | 'tiny' | 'bad' | 'nan' | 'huge'
@@ -49,7 +52,7 @@ function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Vari
   const dims: Dims = {
     rows,
     cols,
-    ...(row.tensorScale ? { amaxes } : {}),
+    ...(row.tensorScale && layout !== 'both' ? { amaxes } : {}),
     ...(row.scale === 'f32' && Number.isFinite(row.block) ? blocks : {}),
     sign_words: 4,
   }
@@ -57,11 +60,12 @@ function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Vari
   const stochastic = eden || options.round === 'stochastic'
   const scalars: Record<string, number> = {
     stream: 77,
+    ...(layout === 'both' ? { stream_t: 78 } : {}),
     limit,
     ...(layout === 'square' ? {} : { hadamard }),
     ...(eden ? {} : { rounding: stochastic ? 1 : 0 }),
     ...(row.tensorScale ? { bound } : {}),
-    ...(row.tensorScale && layout !== 'square' ? { per_row: perRow ? 1 : 0 } : {}),
+    ...(row.tensorScale && perLine(layout) ? { per_row: perRow ? 1 : 0 } : {}),
     ...(row.tensorScale && !eden
       ? {
           scale_order: orders[options.scaleOrder ?? 'q6'],
@@ -84,10 +88,11 @@ function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Vari
     with: present,
     inputs: () => {
       const x = fill(rows * cols, filling)
+      const amax_t = layout === 'both' ? Float32Array.of(amaxOf(x)[0]! * 1.25, 0) : undefined
       const amax = perRow ? amaxOfRows(fill(amaxes * 16, filling), amaxes, 16) : amaxOf(x)
       return {
         x,
-        ...(row.tensorScale || !Number.isFinite(row.block) ? { amax } : {}),
+        ...(row.tensorScale || !Number.isFinite(row.block) ? { amax, amax_t } : {}),
         signs: Uint32Array.of(0x6627d7e8, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8),
         random: Uint32Array.of(0x1234, 0x5678, 9),
       } as unknown as ReturnType<NonNullable<Case['inputs']>>
@@ -138,9 +143,10 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
     { ...size(80, 48), filling: 'bad', options: round },
     ...(eden ? [] : [{ ...size(144, 160), filling: 'normal' as const, options: { ...stochastic, headroom: 16 / 17 } }]),
   ]
+  const columns = layout !== 'rows'
   const rotated: Variant[] = [4, 16, 32, 64, 128].map((hadamard, i) => ({
-    rows: layout === 'columns' ? 128 : up(48),
-    cols: layout === 'columns' ? up(48) : 128,
+    rows: columns ? 128 : up(48),
+    cols: columns ? up(48) : 128,
     filling: i % 2 ? 'normal' : 'edges',
     hadamard,
     options: i % 2 ? round : {},
@@ -150,9 +156,9 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
     big,
     ...(eden ? [] : [{ ...big, options: stochastic }]),
     ...(eden || scale !== 'e4m3' ? [] : [{ ...big, options: { fourOverSix: 'mse' as const } }]),
-    ...(layout === 'columns' ? [{ ...big, hadamard: 16, options: round }] : []),
+    ...(columns && layout !== 'square' ? [{ ...big, hadamard: 16, options: round }] : []),
   ]
-  const special = eden ? [] : linesOf[scale].filter(({ options }) => layout !== 'square' || options?.outer !== 'row')
+  const special = eden ? [] : linesOf[scale].filter(({ options }) => perLine(layout) || options?.outer !== 'row')
   const variants =
     layout === 'square' ? [...shared, ...special, ...timed] : [...shared, ...special, ...rotated, ...timed]
   return variants.map(variant => caseOf(format, layout, eden, variant))

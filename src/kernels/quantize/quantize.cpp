@@ -1,4 +1,4 @@
-// quantize_nvfp4_rows, _columns, _square and their MS-EDEN forms: contracts in quantize.ts. Other formats: quantize_mx and quantize_fp8.
+// quantize_nvfp4_rows, _columns, _square, _both and their MS-EDEN forms: contracts in quantize.ts. Other formats: quantize_mx and quantize_fp8.
 #include "square_cpu.h"
 
 template <class A> static Scaling scaling_of(const A& a) {
@@ -41,3 +41,8 @@ template <class Act> static void quantize_nvfp4_square(const quantize_nvfp4_squa
   quantize_square(q, a.rounding != 0, a.codes_t, a.scales_t, a.x, a.rows, a.cols);
 }
 EXPORT_ACT(quantize_nvfp4_square)
+
+template <class Act> static void quantize_nvfp4_both(const quantize_nvfp4_both_args<Act>& a) {
+  quantize_both<NVFP4>(a, a.amax, a.amax_t, scaling_of(a));
+}
+EXPORT_ACT(quantize_nvfp4_both)

@@ -1,4 +1,4 @@
-// quantize_nvfp4_rows, _columns, _square and their MS-EDEN forms: contracts in quantize.ts. Other formats: quantize_mx and quantize_fp8.
+// quantize_nvfp4_rows, _columns, _square, _both and their MS-EDEN forms: contracts in quantize.ts. Other formats: quantize_mx and quantize_fp8.
 #include "quantize_cuda.h"
 
 template <class A> __device__ Scaling scaling_of(const A& a) {
@@ -37,3 +37,8 @@ template <class Act> __device__ void quantize_nvfp4_square(const quantize_nvfp4_
   quantize_square(q, a.codes_t, a.scales_t, a.x, a.rows, a.cols, a.rounding);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_square)
+
+template <class Act> __device__ void quantize_nvfp4_both(const quantize_nvfp4_both_args<Act>& a) {
+  quantize_both<NVFP4>(a, a.amax, a.amax_t, scaling_of(a));
+}
+EXPORT_CUDA_ACT(quantize_nvfp4_both)

@@ -22,8 +22,9 @@ import { type Layout, quantizeCases } from './cases.ts'
  *
  *   rows      the image of x:  blocks along cols           columns   the image of xᵀ, [cols, rows]: blocks along rows
  *   square    both at once from square tiles, as exact transposes of one another; codes_t and scales_t may be left out
+ *   both      `rows` without rotation and, as codes_t and scales_t, `columns` with amax_t and stream_t, in one pass over x
  *
- * rows and columns may first rotate along their blocks: `hadamard` is the size or 0, `signs` its bit masks (bit i set: minus). `rounding` is 0
+ * rows and columns may first rotate along their blocks, both rotates the columns: `hadamard` is the size or 0, `signs` its bit masks (bit i set: minus). `rounding` is 0
  * nearest, 1 stochastic; `random` is [seed low, seed high, step] and `stream` says which decisions to draw. A block at the end of a row may be
  * short in FP8, whose blocks are 128 long; it is as if the row went on with zeros. `limit` and `bound` are src/formats/quantize.ts's `limitsOf`.
  */
@@ -56,11 +57,13 @@ interface QuantizeValues {
   readonly scales_t?: Uint8Array | Float32Array | undefined
   readonly x: Float32Array
   readonly amax?: Float32Array | undefined
+  readonly amax_t?: Float32Array | undefined
   readonly signs?: Uint32Array | undefined
   readonly random?: Uint32Array | undefined
   readonly hadamard?: number
   readonly rounding?: number
   readonly stream: number
+  readonly stream_t?: number
   readonly limit: number
   readonly scale_order?: number
   readonly four_over_six?: number
@@ -123,6 +126,13 @@ function quantizeSquare(format: FormatName, values: QuantizeValues, { rows, cols
   values.codes.set(matrix.codes)
   values.scales.set(matrix.scales)
   if (values.codes_t) transposed(matrix, values)
+}
+
+function quantizeBoth(format: FormatName, values: QuantizeValues, dims: Dims, act: Activation): void {
+  quantizeLines(format, 'rows', { ...values, hadamard: 0 }, dims, act)
+  const { codes_t, scales_t, amax_t, stream_t } = values
+  const columns = { ...values, codes: codes_t!, scales: scales_t!, amax: amax_t, stream: stream_t! }
+  quantizeLines(format, 'columns', columns, dims, act)
 }
 
 /** Shape words of the codes and scales of an image [lines, length]. */
@@ -192,10 +202,38 @@ function squareKernel({ format: name, symbol, scalars }: Row): Kernel {
   })
 }
 
+function bothKernel({ format: name, symbol, scalars }: Row): Kernel {
+  const format = formats[name]
+  const column = imageArgs(format, 'cols', 'rows', false)
+  const { per_row, ...rest } = scalars
+  return defineKernel<Args>({
+    name: `quantize_${symbol}_both`,
+    args: {
+      ...imageArgs(format, 'rows', 'cols', false),
+      codes_t: column.codes,
+      scales_t: column.scales,
+      x: input('act', 'rows', 'cols'),
+      ...(format.tensorScale ? { amax: input('f32', 2), amax_t: input('f32', 2) } : {}),
+      signs: optional(input('u32', 'sign_words')),
+      random: optional(input('u32', 3)),
+      hadamard: i32,
+      rounding: i32,
+      stream: u32,
+      stream_t: u32,
+      ...rest,
+    },
+    reference: (values, dims, act) => quantizeBoth(name, values as unknown as QuantizeValues, dims, act),
+    cases: quantizeCases(name, 'both', false),
+    tolerance: 0,
+  })
+}
+
 export interface FormatKernels {
   readonly rows: Kernel
   readonly columns: Kernel
   readonly square: Kernel
+  /** Where blocks are so short that a pass can make both. */
+  readonly both?: Kernel
   /** MS-EDEN, where the format has it. */
   readonly eden?: { readonly rows: Kernel; readonly columns: Kernel }
 }
@@ -204,6 +242,7 @@ const kernelsOf = (row: Row): FormatKernels => ({
   rows: linesKernel(row, 'rows', false),
   columns: linesKernel(row, 'columns', false),
   square: squareKernel(row),
+  ...(formats[row.format].block <= 32 ? { both: bothKernel(row) } : {}),
   ...(formats[row.format].tensorScale
     ? { eden: { rows: linesKernel(row, 'rows', true), columns: linesKernel(row, 'columns', true) } }
     : {}),
@@ -215,9 +254,12 @@ export const quantize = Object.fromEntries(rows.map(row => [row.format, kernelsO
 >
 
 /** All of them, for the list of kernels. */
-export const quantizeKernels: readonly Kernel[] = Object.values(quantize).flatMap(({ rows, columns, square, eden }) => [
-  rows,
-  columns,
-  square,
-  ...(eden ? [eden.rows, eden.columns] : []),
-])
+export const quantizeKernels: readonly Kernel[] = Object.values(quantize).flatMap(
+  ({ rows, columns, square, both, eden }) => [
+    rows,
+    columns,
+    square,
+    ...(both ? [both] : []),
+    ...(eden ? [eden.rows, eden.columns] : []),
+  ],
+)

@@ -29,3 +29,13 @@ template <class Act> __device__ void quantize_mxfp8_columns(const quantize_mxfp8
 EXPORT_CUDA_ACT(quantize_mxfp8_columns)
 template <class Act> __device__ void quantize_mxfp8_square(const quantize_mxfp8_square_args<Act>& a) { square_of<MXFP8>(a); }
 EXPORT_CUDA_ACT(quantize_mxfp8_square)
+
+template <class Act> __device__ void quantize_mxfp4_both(const quantize_mxfp4_both_args<Act>& a) {
+  quantize_both<MXFP4>(a, nullptr, nullptr, scaling_of(a));
+}
+EXPORT_CUDA_ACT(quantize_mxfp4_both)
+
+template <class Act> __device__ void quantize_mxfp8_both(const quantize_mxfp8_both_args<Act>& a) {
+  quantize_both<MXFP8>(a, nullptr, nullptr, scaling_of(a));
+}
+EXPORT_CUDA_ACT(quantize_mxfp8_both)

@@ -157,13 +157,17 @@ inline void rotate_rows(T* z, const Act* x, int64_t rows, int64_t cols, const Ro
 // Columns of a task.
 static constexpr int PANEL = 256;
 
-// Spans of 128 rows and panels of 256 columns in parallel: body(first row, rows, first column, column after the last).
+// Tasks of spans of 128 rows and panels of 256 columns: how many there are, and body(first row, rows, first column, column after the last)
+// of one of them, or of all in parallel.
+inline int64_t spans_of(int64_t rows, int64_t cols) { return (cols + PANEL - 1) / PANEL * ((rows + SPAN - 1) / SPAN); }
+
+template <class Body> inline void run_span(int64_t task, int64_t rows, int64_t cols, const Body& body) {
+  const int64_t panels = (cols + PANEL - 1) / PANEL, r = task / panels * SPAN, from = task % panels * PANEL;
+  body(r, (int)(rows - r < SPAN ? rows - r : SPAN), from, from + PANEL < cols ? from + PANEL : cols);
+}
+
 template <class Body> inline void parallel_spans(int64_t rows, int64_t cols, const Body& body) {
-  const int64_t panels = (cols + PANEL - 1) / PANEL, spans = (rows + SPAN - 1) / SPAN;
-  parallel_for(spans * panels, [&](int64_t task) {
-    const int64_t r = task / panels * SPAN, from = task % panels * PANEL;
-    body(r, (int)(rows - r < SPAN ? rows - r : SPAN), from, from + PANEL < cols ? from + PANEL : cols);
-  });
+  parallel_for(spans_of(rows, cols), [&](int64_t task) { run_span(task, rows, cols, body); });
 }
 
 // The pieces of such a task, `height` rows of as many columns as there are lanes, row by row, so that memory is read in order:

@@ -134,7 +134,7 @@ inline void emit_scales(float* p, int64_t stride, int lanes, Word stored) {
 
 // The same for `count` scales of each lane that follow one another.
 inline void emit_scales_of(uint8_t* p, int64_t stride, int lanes, int count, const Word* stored) {
-  Word words[SPAN / 16 / 4];
+  Word words[PANEL / 16 / 4];
   int k = 0;
   for (; k + 4 <= count; k += 4)
     words[k / 4] = stored[k] | stored[k + 1] << 8 | stored[k + 2] << 16 | stored[k + 3] << 24;
@@ -221,50 +221,95 @@ inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& out
     }
 }
 
-template <class Format, Rounding How, class Act>
-inline void quantize_rows(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
-  const Outers<Format> outers(q);
+// The image of x, cut in tasks of whole rows.
+template <class Format, Rounding How, class Act> struct RowTasks {
+  const Request<Format>& q;
+  const Act* x;
+  int64_t rows, cols;
+  const Outers<Format> outers{q};
+  const Rotation rotation = q.hadamard ? Rotation(q.hadamard, q.signs) : Rotation();
   const int64_t grain = cols >= 32768 ? 1 : 32768 / cols;
-  if (!q.hadamard) {
-    parallel_rows(rows, grain, [&](int64_t begin, int64_t end) {
+
+  int64_t count() const { return (rows + grain - 1) / grain; }
+
+  void run(int64_t task) const {
+    const int64_t begin = task * grain, end = begin + grain < rows ? begin + grain : rows;
+    if (!q.hadamard) {
       quantize_rows_of<Format, How>(q, outers, x + begin * cols, begin, end, cols);
-    });
-    return;
-  }
-  const Rotation rotation(q.hadamard, q.signs);
-  parallel_rows(rows, grain, [&](int64_t begin, int64_t end) {
+      return;
+    }
     float* const rotated = static_cast<float*>(scratch(1, (end - begin) * cols * 4));
     rotate_rows(rotated, x + begin * cols, end - begin, cols, rotation);
     quantize_rows_of<Format, How>(q, outers, rotated, begin, end, cols);
-  });
+  }
+};
+
+// The image of the transpose of x, cut in spans of its rows. Codes and scales are gathered until whole lines of memory can be written.
+template <class Format, Rounding How, class Act> struct ColumnTasks {
+  static constexpr int W = Lanes::width, bits = Format::Element::bits, block = Format::block, words = SPAN * bits / 32, blocks = SPAN / block;
+
+  const Request<Format>& q;
+  const Act* x;
+  int64_t rows, cols;
+  const Outers<Format> outers{q};
+  const Rotation rotation = q.hadamard ? Rotation(q.hadamard, q.signs) : Rotation();
+
+  int64_t count() const { return spans_of(rows, cols); }
+
+  void run(int64_t task) const {
+    const int64_t across = (rows + block - 1) / block, bytes = rows * bits / 8;
+    const int height = q.hadamard > block ? q.hadamard : block;
+    run_span(task, rows, cols, [&](int64_t r, int count, int64_t from, int64_t to) {
+      Word codes[PANEL / W * words], stored[PANEL / W * blocks];
+      each_piece(count, height, from, to, [&](int first, int n, int64_t c, int lanes, int panel) {
+        Real v[SPAN];
+        load_panel(v, x + (r + first) * cols + c, cols, lanes, n);
+        if (q.hadamard) rotation.template apply<IsBf16<Act>::value>(v, n);
+        const Outer<Lanes> outer = outers.of(c, 1, lanes);
+        for (int i = 0; i < n; i += block) {
+          const int at = first + i;
+          stored[panel * blocks + at / block] = quantize_block<Format, How>(
+              v + i, block < n - i ? block : n - i, outer, q.scaling, &outers.whole, q.draw,
+              (uint64_t)(c * (rows / 16) + (r + at) / 16), (uint64_t)(rows / 16), codes + panel * words + at * bits / 32);
+        }
+      });
+      for (int64_t c = from; c < to; c += W) {
+        const int lanes = (int)(to - c < W ? to - c : W), panel = (int)((c - from) / W);
+        emit_words(q.codes + c * bytes + r * bits / 8, bytes, lanes, count * bits / 32, codes + panel * words);
+        if (!Format::whole)
+          emit_scales_of(q.scales + c * across + r / block, across, lanes, (count + block - 1) / block, stored + panel * blocks);
+      }
+    });
+  }
+};
+
+template <class Format, Rounding How, class Act>
+inline void quantize_rows(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
+  const RowTasks<Format, How, Act> tasks{q, x, rows, cols};
+  parallel_for(tasks.count(), [&](int64_t task) { tasks.run(task); });
 }
 
 template <class Format, Rounding How, class Act>
 inline void quantize_columns(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
-  constexpr int W = Lanes::width, bits = Format::Element::bits, block = Format::block, words = SPAN * bits / 32, blocks = SPAN / block;
-  const Outers<Format> outers(q);
-  const Rotation rotation = q.hadamard ? Rotation(q.hadamard, q.signs) : Rotation();
-  const int64_t across = (rows + block - 1) / block, bytes = rows * bits / 8;
-  const int height = q.hadamard > block ? q.hadamard : block;
-  parallel_spans(rows, cols, [&](int64_t r, int count, int64_t from, int64_t to) {
-    Word codes[PANEL / W * words], stored[PANEL / W * blocks];
-    each_piece(count, height, from, to, [&](int first, int n, int64_t c, int lanes, int panel) {
-      Real v[SPAN];
-      load_panel(v, x + (r + first) * cols + c, cols, lanes, n);
-      if (q.hadamard) rotation.apply<IsBf16<Act>::value>(v, n);
-      const Outer<Lanes> outer = outers.of(c, 1, lanes);
-      for (int i = 0; i < n; i += block) {
-        const int at = first + i;
-        stored[panel * blocks + at / block] = quantize_block<Format, How>(
-            v + i, block < n - i ? block : n - i, outer, q.scaling, &outers.whole, q.draw,
-            (uint64_t)(c * (rows / 16) + (r + at) / 16), (uint64_t)(rows / 16), codes + panel * words + at * bits / 32);
-      }
-    });
-    for (int64_t c = from; c < to; c += W) {
-      const int lanes = (int)(to - c < W ? to - c : W), panel = (int)((c - from) / W);
-      emit_words(q.codes + c * bytes + r * bits / 8, bytes, lanes, count * bits / 32, codes + panel * words);
-      if (!Format::whole)
-        emit_scales_of(q.scales + c * across + r / block, across, lanes, (count + block - 1) / block, stored + panel * blocks);
-    }
+  const ColumnTasks<Format, How, Act> tasks{q, x, rows, cols};
+  parallel_for(tasks.count(), [&](int64_t task) { tasks.run(task); });
+}
+
+// Both in one job.
+template <class Format, Rounding How, class Act>
+inline void quantize_both(const Request<Format>& row, const Request<Format>& column, const Act* x, int64_t rows, int64_t cols) {
+  const RowTasks<Format, How, Act> row_tasks{row, x, rows, cols};
+  const ColumnTasks<Format, How, Act> column_tasks{column, x, rows, cols};
+  const int64_t columns = column_tasks.count();
+  parallel_for(columns + row_tasks.count(), [&](int64_t task) {
+    if (task < columns) column_tasks.run(task);
+    else row_tasks.run(task - columns);
   });
+}
+
+template <class Format, class A> inline void quantize_both(const A& a, const float* amax, const float* amax_t, const Scaling& s) {
+  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, Draw(a.random, a.stream), s};
+  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, Draw(a.random, a.stream_t), s};
+  if (a.rounding) quantize_both<Format, Rounding::stochastic>(row, column, a.x, a.rows, a.cols);
+  else quantize_both<Format, Rounding::nearest>(row, column, a.x, a.rows, a.cols);
 }

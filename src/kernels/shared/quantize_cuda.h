@@ -114,6 +114,14 @@ __device__ void quantize_lines(const Request<Format>& q, const Act* x, int64_t r
   else quantize_lines<Format, Rounding::nearest>(q, x, rows, cols, columns);
 }
 
+// The image of x and that of its transpose; the latter alone is rotated.
+template <class Format, class A> __device__ void quantize_both(const A& a, const float* amax, const float* amax_t, const Scaling& s) {
+  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, a.random, a.stream, s};
+  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, a.random, a.stream_t, s};
+  quantize_lines(row, a.x, a.rows, a.cols, false, a.rounding);
+  quantize_lines(column, a.x, a.rows, a.cols, true, a.rounding);
+}
+
 // Error that a scale leaves in a 16x16 tile: each row in order, the rows as a tree. For all threads of a block; ends with a barrier.
 template <class Act>
 __device__ float tile_error(const Act* x, int64_t cols, const BlockScale<One>& scale, const Outer<One>& outer, const Scaling& s,
