@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import type { CudaBackend } from '../src/backends/cuda/backend.ts'
 import { openCuda } from '../src/backends/cuda/open.ts'
+import { UnavailableError } from '../src/backends/errors.ts'
 import { packageRoot } from '../src/backends/open.ts'
 import { openCorpus } from '../src/data/corpus.ts'
 import { add } from '../src/kernels/add/add.ts'
@@ -240,6 +241,67 @@ describe('routes of products in a run', () => {
         [1, 9],
         [3, 10],
       ],
+    )
+  })
+})
+
+describe('a GPU that fails', () => {
+  const failing = (settings: Record<string, string>, body: () => unknown, wanted: RegExp) =>
+    assert.throws(() => fake.with(settings, body), wanted)
+
+  it('is told from one that has no room, or lets nobody else in', () => {
+    const unavailable = (settings: Record<string, string>, wanted: RegExp) =>
+      assert.throws(
+        () => fake.with(settings, () => open()),
+        (error: Error) => error instanceof UnavailableError && wanted.test(error.message),
+      )
+    unavailable(
+      { FAIL: 'cuDevicePrimaryCtxRetain:2' },
+      /^Fake GPU has no memory free for another process .*end what else runs/,
+    )
+    unavailable(
+      { FAIL: 'cuDevicePrimaryCtxRetain:46' },
+      /^the GPU Fake GPU is in use by a process that allows no other/,
+    )
+  })
+
+  it('names the kernels of a graph, and what to do to name one; nothing more is asked of the driver', () =>
+    fake.with({}, () => {
+      const backend = open()
+      const { body, sum } = product(backend)
+      for (let i = 0; i < 2; i++) backend.capture('key', body)
+      const read = sum.readLater()
+      const fault = /one of the kernels gemm_nt, add faulted: .*ILLEGAL_ADDRESS.*; with --profile .* names it/
+      failing({ FAIL: 'cuEventSynchronize:700' }, read, fault)
+      failing({ FAIL: 'cuGraphLaunch:700' }, () => backend.capture('key', body), fault)
+      failing({ FAIL: 'cuLaunchKernel:700' }, body, /one of the kernels gemm_nt, add faulted: cuLaunchKernel/)
+      fake.lines()
+      fake.with({ FAIL: 'cuStreamSynchronize:700' }, () => backend.close())
+      assert.deepEqual(fake.lines(), [])
+    }))
+
+  it('that is lost in a run leaves the last checkpoint, and the error says which', async () => {
+    const run = join(folder, 'lost')
+    await trainRun(run, {}, 3)
+    await assert.rejects(
+      trainRun(run, { FAIL: 'cuGraphLaunch:999' }, 8),
+      (error: Error) =>
+        error instanceof UnavailableError &&
+        /^the GPU Fake GPU was lost; .*cuGraphLaunch failed with CUDA_ERROR_UNKNOWN.*; the checkpoint of step \d is untouched$/.test(
+          error.message,
+        ),
+    )
+    assert.ok(listCheckpoints(run).length > 0)
+    await trainRun(run, {}, 8)
+    assert.ok(listCheckpoints(run).includes(8))
+  })
+
+  it('without memory for what a step needs says what to change', async () => {
+    await assert.rejects(
+      trainRun(join(folder, 'memory'), { FAIL: 'cuMemAlloc:2' }, 8),
+      (error: Error) =>
+        error instanceof UnavailableError &&
+        /MiB wanted, .*free.*data\.micro_batch.*model\.recompute=block/.test(error.message),
     )
   })
 })

@@ -32,7 +32,11 @@ static int failure(const char* name) {
 API int cuDriverGetVersion(int* version) { return *version = number("FAKE_CUDA_DRIVER", 13000), 0; }
 API int cuInit(unsigned flags) { return failure("cuInit"); }
 API int cuGetErrorName(int code, const char** text) {
-  *text = code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : code == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_ILLEGAL_ADDRESS";
+  *text = code == 2     ? "CUDA_ERROR_OUT_OF_MEMORY"
+          : code == 46  ? "CUDA_ERROR_DEVICE_UNAVAILABLE"
+          : code == 100 ? "CUDA_ERROR_NO_DEVICE"
+          : code == 999 ? "CUDA_ERROR_UNKNOWN"
+                        : "CUDA_ERROR_ILLEGAL_ADDRESS";
   return 0;
 }
 API int cuGetErrorString(int code, const char** text) { return *text = "as the test wanted", 0; }
@@ -44,7 +48,7 @@ API int cuDeviceGetAttribute(int* value, int attribute, int device) {
   *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 132;
   return 0;
 }
-API int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)1, 0; }
+API int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)1, failure("cuDevicePrimaryCtxRetain"); }
 API int cuDevicePrimaryCtxRelease_v2(int device) { return note("release"), 0; }
 API int cuCtxSetCurrent(void* context) { return 0; }
 API int cuStreamCreate(void** stream, unsigned flags) { return *stream = (void*)7, 0; }

@@ -45,6 +45,19 @@ export interface Outcome {
  * @throws UserError if a number is not finite or a gradient is zero throughout: an event names it, and no checkpoint is written.
  */
 export async function train(run: Run, trainer: Trainer, observer: Observer = {}, stop?: AbortSignal): Promise<Outcome> {
+  try {
+    return await trainOn(run, trainer, observer, stop)
+  } catch (error) {
+    // A GPU that is gone or has no memory left says nothing of the run.
+    if (error instanceof Error && !(error instanceof UserError)) error.message += `; ${savedText(run)}`
+    throw error
+  }
+}
+
+const savedText = ({ savedStep }: Run): string =>
+  savedStep === undefined ? 'no checkpoint had been written' : `the checkpoint of step ${savedStep} is untouched`
+
+async function trainOn(run: Run, trainer: Trainer, observer: Observer, stop?: AbortSignal): Promise<Outcome> {
   const { config } = trainer
   if (run.checkpoint) trainer.restore(run.checkpoint)
   const spikes = new SpikeDetector()
@@ -60,11 +73,7 @@ export async function train(run: Run, trainer: Trainer, observer: Observer = {},
   const stopFor = (problem: Problem, at: number): never => {
     const { event, reason, places } = problem
     run.event({ step: at, event, ...places[0], reason, places })
-    const left =
-      run.savedStep === undefined
-        ? 'no checkpoint had been written'
-        : `the checkpoint of step ${run.savedStep} is untouched`
-    throw new UserError(`training stopped at step ${at}: ${reason}; ${left}`)
+    throw new UserError(`training stopped at step ${at}: ${reason}; ${savedText(run)}`)
   }
   const save = () => {
     const problem = weightProblem(trainer.optimizer.nonFiniteWeights())

@@ -9,7 +9,8 @@ import { ArgumentBlock } from '../../tensor/pack.ts'
 import { RouteCounter, type Routes } from '../../tensor/routes.ts'
 import { Tensor } from '../../tensor/tensor.ts'
 import { type CublasLt, productWorkspace } from './cublaslt.ts'
-import { type Driver, DriverError } from './driver.ts'
+import type { Driver } from './driver.ts'
+import { faultError, lossError } from './faults.ts'
 import { Graphs, type Launched } from './graphs.ts'
 import { versionText } from './libraries.ts'
 import type { Modules } from './modules.ts'
@@ -82,6 +83,8 @@ export class CudaBackend implements Backend {
   constructor(parts: CudaParts) {
     const { driver, nvrtc, cublasLt } = parts
     this.#parts = parts
+    driver.explain = error =>
+      lossError(error, driver.device.name) ?? faultError(error, [...this.#pending, ...this.#replayed])
     this.#graphs = new Graphs(driver)
     this.#staging = new Staging(driver)
     this.description = {
@@ -139,8 +142,7 @@ export class CudaBackend implements Backend {
 
   readLater(memory: Memory, offset: number, into: ArrayBufferView): () => void {
     this.#notRecording('read')
-    const wait = this.#staging.read(memory.address + BigInt(offset), into)
-    return () => this.#naming(wait)
+    return this.#staging.read(memory.address + BigInt(offset), into)
   }
 
   zero(memory: Memory, offset: number, bytes: number): void {
@@ -198,6 +200,7 @@ export class CudaBackend implements Backend {
 
   close(): void {
     const { driver, cublasLt, modules } = this.#parts
+    if (driver.failed) return
     this.#wait()
     this.#graphs.close()
     this.#staging.close()
@@ -209,19 +212,9 @@ export class CudaBackend implements Backend {
   }
 
   #wait(): void {
-    this.#naming(() => this.#parts.driver.synchronize())
+    this.#parts.driver.synchronize()
     this.#pending.clear()
     this.#replayed.clear()
-  }
-
-  /** @throws Error naming the kernels that were under way, if one of them faulted. */
-  #naming(wait: () => void): void {
-    try {
-      wait()
-    } catch (error) {
-      if (!(error instanceof DriverError)) throw error
-      throw new Error(faultSentence(error.message, [...this.#pending], [...this.#replayed]))
-    }
   }
 
   #load(kernel: Kernel): Loaded {
@@ -249,8 +242,6 @@ export class CudaBackend implements Backend {
     const slots = loaded.block.fill(given, dims)
     this.#parameters.set(slots)
     const { recording } = this.#graphs
-    const kernels = recording?.kernels ?? this.#pending
-    kernels.add(kernel.name)
     if (recording) touch(recording, given)
     let launches: readonly (Launch | Product)[]
     let workspace = 0n
@@ -270,6 +261,8 @@ export class CudaBackend implements Backend {
         this.#start(kernel, loaded, act, launch)
         served.push(launch.entry ? `${kernel.name}_${launch.entry}` : kernel.name)
       } else served.push(this.#multiply(launch, given, workspace))
+    const kernels = recording?.kernels ?? this.#pending
+    kernels.add(kernel.name)
     if (kernel.flops) (recording?.routes ?? this.#routes).count(productName(kernel, dims), served.join('; '))
   }
 
@@ -299,6 +292,8 @@ export class CudaBackend implements Backend {
         0n,
       )
     } catch (error) {
+      // After a fault it is an earlier kernel that is to blame.
+      if (driver.failed) throw error
       throw new Error(`kernel ${kernel.name}, launch of ${blocks.join(' x ')} blocks: ${(error as Error).message}`)
     }
   }
@@ -336,15 +331,6 @@ export class CudaBackend implements Backend {
     }
     return cublasLt.multiply(shape, at, driver.stream)
   }
-}
-
-/** @param replayed kernels of graphs, of which any may be at fault. */
-function faultSentence(message: string, pending: readonly string[], replayed: readonly string[]): string {
-  const names = [...new Set([...pending, ...replayed])]
-  if (names.length === 0) return message
-  if (names.length === 1) return `kernel ${names[0]} faulted: ${message}`
-  const some = names.length > 6 ? `${names.slice(0, 5).join(', ')} and ${names.length - 5} others` : names.join(', ')
-  return `one of the kernels ${some} faulted: ${message}; with --profile they are waited for one by one, which names it`
 }
 
 function touch({ memories }: Launched, given: Arguments): void {

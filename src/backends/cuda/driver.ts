@@ -1,5 +1,6 @@
 import koffi, { type LibraryHandle } from 'koffi'
 import { UnavailableError } from '../errors.ts'
+import { isFatal, lossError } from './faults.ts'
 import { type Found, loadLibrary, type NativeFunction, versionText } from './libraries.ts'
 
 /** The functions of libcuda that the backend uses, with their errors made sentences. Addresses and handles are BigInt. */
@@ -97,6 +98,10 @@ export class Driver {
   readonly #library: LibraryHandle
   readonly #functions: Readonly<Record<string, NativeFunction>>
   readonly #ordinal: number
+  /** What to throw for an error of the driver; whoever knows more of it sets this. */
+  explain: (error: DriverError) => Error = error => error
+  /** True once a kernel has faulted or the GPU is gone: then not even memory can be freed. */
+  failed = false
 
   /** @throws UnavailableError where there is no driver, no GPU, or one that is too old. */
   constructor(directories: readonly string[]) {
@@ -135,7 +140,15 @@ export class Driver {
       throw new UnavailableError(
         `${this.device.name} has compute capability ${this.device.capability / 10}, wanted 8.0 or newer: use backend=cpu`,
       )
+    const { name: gpu } = this.device
+    this.explain = error =>
+      error.code === OUT_OF_MEMORY
+        ? new UnavailableError(
+            `${gpu} has no memory free for another process (${error.message}): end what else runs on it`,
+          )
+        : (lossError(error, gpu) ?? error)
     const context = wordOf(into => this.call('cuDevicePrimaryCtxRetain', into, this.#ordinal))
+    this.explain = error => lossError(error, gpu) ?? error
     this.call('cuCtxSetCurrent', context)
     this.stream = wordOf(into => this.call('cuStreamCreate', into, 1))
   }
@@ -153,10 +166,13 @@ export class Driver {
     return `${describe('cuGetErrorName')}: ${describe('cuGetErrorString')}`
   }
 
-  /** @throws DriverError unless the function succeeds. */
+  /** @throws what `explain` makes of a DriverError, unless the function succeeds. */
   call(name: string, ...given: unknown[]): void {
     const code: number = this.#functions[name]!(...given)
-    if (code !== 0) throw new DriverError(code, `${name} failed with ${this.#text(code)}`)
+    if (code === 0) return
+    const error = new DriverError(code, `${name} failed with ${this.#text(code)}`)
+    this.failed ||= isFatal(error)
+    throw this.explain(error)
   }
 
   memory(): { free: number; total: number } {
@@ -175,7 +191,7 @@ export class Driver {
       const mebibytes = (n: number) => `${Math.ceil(n / 2 ** 20).toLocaleString('en')} MiB`
       const others = total - free - held
       throw new UnavailableError(
-        `out of GPU memory on ${this.device.name}: ${mebibytes(bytes)} wanted, ${mebibytes(free)} of ${mebibytes(total)} free, ${mebibytes(held)} held by this run, ${mebibytes(Math.max(0, others))} by the context and other processes; lower data.micro_batch or data.sequence, or end what else runs on the GPU`,
+        `out of GPU memory on ${this.device.name}: ${mebibytes(bytes)} wanted, ${mebibytes(free)} of ${mebibytes(total)} free, ${mebibytes(held)} held by this run, ${mebibytes(Math.max(0, others))} by the context and other processes; lower data.micro_batch or data.sequence, set model.recompute=block, or end what else runs on the GPU`,
       )
     }
   }
