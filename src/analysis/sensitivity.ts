@@ -77,6 +77,9 @@ export interface SensitivityOptions {
   readonly by: Measure | 'score'
 }
 
+/** How often an operand is looked at each time that it is made, at other lines each time: few lines would rank layers by chance. */
+const looks = 8
+
 /** Which of the errors an operand counts for. */
 const measureOf: Readonly<Record<Role, Exclude<Measure, 'loss' | 'wgrad'>>> = {
   wRows: 'weights',
@@ -168,8 +171,11 @@ export function sensitivity(probe: Probe, options: SensitivityOptions): Sensitiv
   const reference = probe.gradient(unquantised(layers).recipe)
   const products = probe.gradientErrors(wgrad, draws, reference).linears
   const operands = new OperandErrors()
-  for (let draw = 0, looked = 0; draw < draws; draw++)
-    probe.gradient(all, draw, made => operands.add(made.linear, made.role, measure(made, looked++).snr_db))
+  for (let draw = 0; draw < draws; draw++)
+    probe.gradient(all, draw, made => {
+      for (let look = 0; look < looks; look++)
+        operands.add(made.linear, made.role, measure(made, looks * draw + look).snr_db)
+    })
 
   work.begin('all layers')
   const quantised = probe.losses(all)

@@ -25,7 +25,10 @@ export function register(program: Command): void {
       'Go on from a checkpoint of a run under another recipe, in a run of its own. The first run is left as it is.',
     )
     .argument('<run>', 'run directory; it may be training')
-    .argument('[overrides...]', 'key=value that change no numbers, such as threads=4 or validation.every=50')
+    .argument(
+      '[overrides...]',
+      'rules=<file>, and keys that change no numbers, such as threads=4 or validation.every=50',
+    )
     .requiredOption('--at <step>', 'step of the checkpoint to go on from', wholeNumber(0))
     .requiredOption('--recipe <name>', 'recipe from there on')
     .option('--steps <count>', 'stop after so many steps; default: to the end of the run', wholeNumber(1))
