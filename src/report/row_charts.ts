@@ -30,16 +30,23 @@ interface Frame {
   readonly zero: Markish
 }
 
-/** Rows with names and figures above their marks, so that they keep their distance on every width. */
+/** Whether name and figures fit beside one another: widths of letters of a wide typeface, in pixels. */
+const fits = ({ name, words }: Row, width: number): boolean => 7.9 * name.length + 7.2 * words.length + 24 < width
+
+/** Rows with names and figures above their marks, so that they keep their distance on every width; above one another where they are long. */
 function paintRows(width: number, { rows, label, domain, format, marks, zero }: Frame): Drawing {
   const ticks = width > 500 ? 8 : 5
-  const words = { y: (_: unknown, i: number) => i, dy: -15, fill: 'var(--ink)', stroke: 'var(--page)', strokeWidth: 5 }
-  return paint(width, rows.length * rowHeight + 46, {
+  const stacked = !rows.every(row => fits(row, width))
+  const height = stacked ? rowHeight + 14 : rowHeight
+  const words = { y: (_: unknown, i: number) => i, fill: 'var(--ink)', stroke: 'var(--page)', strokeWidth: 5 }
+  const left = { frameAnchor: 'left', textAnchor: 'start' } as const
+  const right = { frameAnchor: 'right', textAnchor: 'end' } as const
+  return paint(width, rows.length * height + 46, {
     marginLeft: 8,
     marginRight: 8,
     marginTop: 4,
     x: { domain },
-    y: { type: 'linear', domain: [-0.62, rows.length - 0.5], reverse: true, axis: null },
+    y: { type: 'linear', domain: [stacked ? -0.72 : -0.62, rows.length - 0.5], reverse: true, axis: null },
     marks: [
       gridX({ stroke: 'var(--rule)', strokeOpacity: 1, ticks }),
       axisX({
@@ -53,8 +60,8 @@ function paintRows(width: number, { rows, label, domain, format, marks, zero }: 
       }),
       zero,
       ...rows.flatMap((_, i) => marks(i)),
-      text(rows, { ...words, text: 'name', frameAnchor: 'left', textAnchor: 'start', fontWeight: 600 }),
-      text(rows, { ...words, text: 'words', frameAnchor: 'right', textAnchor: 'end' }),
+      text(rows, { ...words, ...left, text: 'name', dy: stacked ? -30 : -15, fontWeight: 600 }),
+      text(rows, { ...words, ...(stacked ? left : right), text: 'words', dy: -15 }),
     ],
   })
 }

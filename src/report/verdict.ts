@@ -68,7 +68,7 @@ function sentencesOf(pair: Pair, { arms, confidence, baseline }: Comparison): st
     extra?.resolved && extra.mean > 0
       ? ` For the same loss it needs ${(100 * extra.mean).toFixed(0)} % more tokens.`
       : pair.seeds_to_resolve !== null && !resolved
-        ? ` With ${pair.seeds_to_resolve} seeds a difference of this size and spread would be.`
+        ? ` ${pair.seeds_to_resolve} seeds would resolve a difference of this size and spread.`
         : ''
   return `${ends}${known}${heldOut}${more}${lost ? ` It ${lost.slice(recipe.length + 1)}.` : ''}`
 }
@@ -107,10 +107,6 @@ function alone({ arms: [arm], tokens }: Comparison): Verdict {
   return { headline, sentences: [...reached, compared] }
 }
 
-/** The best first: a recipe that diverged or has not finished comes last. */
-const byDifference = (a: Pair, b: Pair): number =>
-  (b.relative_difference ?? Number.NEGATIVE_INFINITY) - (a.relative_difference ?? Number.NEGATIVE_INFINITY)
-
 export function verdictOf(comparison: Comparison): Verdict {
   const { pairs, arms } = comparison
   if (pairs.length === 0) {
@@ -118,10 +114,10 @@ export function verdictOf(comparison: Comparison): Verdict {
     const finished = arms.filter(({ status }) => status === 'finished').length
     return { headline: `${finished} of ${arms.length} runs in ${comparison.baseline} are finished.`, sentences: [] }
   }
-  const ranked = [...pairs].sort(byDifference)
-  const best = ranked.find(({ recipe }) => usesFourBits(recipe))
-  const headline = best
-    ? judge('4-bit training', best, comparison)
-    : judge(`Training in ${ranked[0]!.recipe}`, ranked[0]!, comparison)
-  return { headline, sentences: ranked.map(pair => sentencesOf(pair, comparison)) }
+  // The first one asked for, and not the best one found: the best of many is better than it would be a second time.
+  const fourBit = pairs.find(({ recipe }) => usesFourBits(recipe))
+  const first = fourBit ?? pairs[0]!
+  const headline = judge(fourBit ? '4-bit training' : `Training in ${first.recipe}`, first, comparison)
+  const others = pairs.filter(pair => pair !== first)
+  return { headline, sentences: [first, ...others].map(pair => sentencesOf(pair, comparison)) }
 }
