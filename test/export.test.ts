@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, it } from 'node:test'
+import { before, describe, it } from 'node:test'
 import type { RunConfig } from '../src/config/schema.ts'
 import { architectureFor, checkpointParts } from '../src/export/architectures.ts'
 import { parsePythonJson } from '../src/export/hf_folder.ts'
@@ -20,11 +20,11 @@ const folder = ownFolder()
 const options: ExportOptions = { dtype: 'f32', shardBytes: 5e9, progress: () => {}, note: () => {} }
 const quiet = () => {}
 
-function exportHf(run: string, name: string, changes: Partial<ExportOptions> = {}): string {
+async function exportHf(run: string, name: string, changes: Partial<ExportOptions> = {}): Promise<string> {
   const opened = openExportedRun(run, undefined, quiet)
   const out = join(folder, name)
   try {
-    targets.hf!.write(opened, tokenizer, out, { ...options, ...changes })
+    await targets.hf!.write(opened, tokenizer, out, { ...options, ...changes })
   } finally {
     opened.close()
   }
@@ -32,10 +32,10 @@ function exportHf(run: string, name: string, changes: Partial<ExportOptions> = {
 }
 
 const origin = { halfbyte: '0.0.0', device: {}, corpus: 'none', imported: 'elsewhere' }
-const importAs = (from: string, name: string, ...overrides: string[]): string => {
+const importAs = async (from: string, name: string, ...overrides: string[]): Promise<string> => {
   const config = configOf(importedPreset(from), ...overrides)
   const directory = join(folder, name)
-  importRun(from, directory, config, origin, quiet)
+  await importRun(from, directory, config, origin, quiet)
   return directory
 }
 
@@ -47,8 +47,8 @@ const runs = {
 const bytes = (path: string) => readFileSync(path)
 
 describe('export to Hugging Face', () => {
-  it('writes every parameter under its name there, q, k and v apart', () => {
-    const { tensors } = readSafetensors(bytes(join(exportHf(runs.hybrid, 'hf'), 'model.safetensors')))
+  it('writes every parameter under its name there, q, k and v apart', async () => {
+    const { tensors } = readSafetensors(bytes(join(await exportHf(runs.hybrid, 'hf'), 'model.safetensors')))
     const values = (name: string) => floatsOf(tensors.get(name)!)!
     const qkv = weightsOf('backbone.layers.1.mixer.qkv_proj.weight', [128, 64])
     assert.deepEqual(values('backbone.layers.1.mixer.q_proj.weight'), qkv.subarray(0, 64 * 64))
@@ -60,8 +60,8 @@ describe('export to Hugging Face', () => {
     assert.equal(tensors.size, 2 + 1 + 5 + 2 * 8 + 4 + 2 * 2)
   })
 
-  it('names an attention block and the FFN after it as a layer where positions are rotary', () => {
-    const { tensors } = readSafetensors(bytes(join(exportHf(runs.dense, 'arcee'), 'model.safetensors')))
+  it('names an attention block and the FFN after it as a layer where positions are rotary', async () => {
+    const { tensors } = readSafetensors(bytes(join(await exportHf(runs.dense, 'arcee'), 'model.safetensors')))
     const layer = ['input_layernorm', 'mlp.down_proj', 'mlp.up_proj', 'post_attention_layernorm'].concat(
       ['k', 'o', 'q', 'v'].map(part => `self_attn.${part}_proj`),
     )
@@ -75,8 +75,8 @@ describe('export to Hugging Face', () => {
     )
   })
 
-  it('cuts into shards that an index lists, none beyond the size but a single tensor', () => {
-    const out = exportHf(runs.hybrid, 'sharded', { shardBytes: 60_000 })
+  it('cuts into shards that an index lists, none beyond the size but a single tensor', async () => {
+    const out = await exportHf(runs.hybrid, 'sharded', { shardBytes: 60_000 })
     const { metadata, weight_map } = JSON.parse(readFileSync(join(out, 'model.safetensors.index.json'), 'utf8'))
     const files = [...new Set(Object.values(weight_map) as string[])]
     let total = 0
@@ -95,8 +95,8 @@ describe('export to Hugging Face', () => {
     assert.equal(total, metadata.total_size)
   })
 
-  it('rounds to BF16 where asked', () => {
-    const out = exportHf(runs.hybrid, 'bf16', { dtype: 'bf16' })
+  it('rounds to BF16 where asked', async () => {
+    const out = await exportHf(runs.hybrid, 'bf16', { dtype: 'bf16' })
     const { tensors } = readSafetensors(bytes(join(out, 'model.safetensors')))
     const head = tensors.get('lm_head.weight')!
     assert.equal(head.dtype, 'BF16')
@@ -104,7 +104,7 @@ describe('export to Hugging Face', () => {
     assert.equal(JSON.parse(readFileSync(join(out, 'config.json'), 'utf8')).torch_dtype, 'bfloat16')
   })
 
-  it('says why a model is of no architecture', () => {
+  it('says why a model is of no architecture', async () => {
     const { model } = configOf(hybrid, 'model.rope=10000')
     assert.throws(
       () => architectureFor(model),
@@ -114,24 +114,46 @@ describe('export to Hugging Face', () => {
     assert.throws(() => architectureFor(narrow), /wants hidden \(64\) to be a multiple of heads \(6\)/)
   })
 
-  it('leaves nothing behind where writing fails, and overwrites nothing', () => {
+  it('leaves nothing behind where writing fails, and overwrites nothing', async () => {
     const config = configOf(hybrid)
     const run = makeRun(join(folder, 'short'), config)
     const opened = openExportedRun(run, undefined, quiet)
     opened.close()
-    assert.throws(() => targets.hf!.write(opened, tokenizer, join(folder, 'failed', 'hf'), options))
+    await assert.rejects(targets.hf!.write(opened, tokenizer, join(folder, 'failed', 'hf'), options))
     assert.deepEqual(readdirSync(join(folder, 'failed')), [])
-    exportHf(runs.hybrid, 'once')
-    assert.throws(() => exportHf(runs.hybrid, 'once'), /once exists already; a new name is wanted/)
+    await exportHf(runs.hybrid, 'once')
+    await assert.rejects(exportHf(runs.hybrid, 'once'), /once exists already; a new name is wanted/)
   })
+})
+
+describe('an export that is stopped', () => {
+  for (const [target, name] of [
+    ['hf', 'stopped'],
+    ['gguf', 'stopped.gguf'],
+  ] as const)
+    it(`leaves nothing behind: ${target}`, async () => {
+      const opened = openExportedRun(runs.hybrid, undefined, quiet)
+      const controller = new AbortController()
+      /** Slow enough that the loop has a turn, after which the signal is looked at. */
+      const progress = () => {
+        controller.abort(new Error('enough'))
+        const until = performance.now() + 60
+        while (performance.now() < until);
+      }
+      const { signal } = controller
+      const out = join(folder, 'stop', name)
+      await assert.rejects(targets[target]!.write(opened, tokenizer, out, { ...options, progress, signal }), /enough/)
+      assert.deepEqual(readdirSync(join(folder, 'stop')), [])
+      opened.close()
+    })
 })
 
 describe('import from Hugging Face', () => {
   for (const [name, run] of Object.entries(runs))
     for (const dtype of ['f32', 'bf16'] as const)
-      it(`gives back the same bytes in ${dtype}: ${name}`, () => {
-        const there = exportHf(run, `there-${name}-${dtype}`, { dtype, shardBytes: 60_000 })
-        const back = exportHf(importAs(there, `run-${name}-${dtype}`), `back-${name}-${dtype}`, {
+      it(`gives back the same bytes in ${dtype}: ${name}`, async () => {
+        const there = await exportHf(run, `there-${name}-${dtype}`, { dtype, shardBytes: 60_000 })
+        const back = await exportHf(await importAs(there, `run-${name}-${dtype}`), `back-${name}-${dtype}`, {
           dtype,
           shardBytes: 60_000,
         })
@@ -140,8 +162,19 @@ describe('import from Hugging Face', () => {
         for (const file of files) assert.deepEqual(bytes(join(back, file)), bytes(join(there, file)), file)
       })
 
-  it('makes a run of no steps that training opens, and not without its checkpoint', () => {
-    const directory = importAs(exportHf(runs.hybrid, 'first'), 'run', 'steps=7', 'recipe=bf16')
+  it('takes names that begin with model., as transformers has them in memory', async () => {
+    const there = await exportHf(runs.hybrid, 'named')
+    const { tensors } = readSafetensors(bytes(join(there, 'model.safetensors')))
+    const renamed = new Map([...tensors].map(([name, tensor]) => [name.replace(/^backbone/, 'model'), tensor]))
+    writeSafetensors(join(there, 'model.safetensors'), renamed)
+    const weights = openSafetensors(readCheckpoint(await importAs(there, 'run-named'), 0).files.model!)
+    const name = 'backbone.layers.1.mixer.qkv_proj.weight'
+    assert.deepEqual(floatsOf(weights.read(name)), weightsOf(name, [128, 64]))
+    weights.close()
+  })
+
+  it('makes a run of no steps that training opens, and not without its checkpoint', async () => {
+    const directory = await importAs(await exportHf(runs.hybrid, 'first'), 'run', 'steps=7', 'recipe=bf16')
     const { config, origin: stored } = readRun(directory)
     assert.deepEqual([config.steps, config.recipe, config.data.sequence, stored.imported], [7, 'bf16', 32, 'elsewhere'])
     const { state, files } = readCheckpoint(directory, 0)
@@ -160,7 +193,7 @@ describe('import from Hugging Face', () => {
     )
   })
 
-  it('reads infinities as Python and transformers write them', () => {
+  it('reads infinities as Python and transformers write them', async () => {
     assert.deepEqual(parsePythonJson('{"a": [0.0, Infinity], "b": -Infinity, "c": NaN, "d": "Infinity \\" NaN"}'), {
       a: [0, Number.POSITIVE_INFINITY],
       b: Number.NEGATIVE_INFINITY,
@@ -170,7 +203,10 @@ describe('import from Hugging Face', () => {
     assert.equal(parsePythonJson('{"__float__": "Infinity"}'), Number.POSITIVE_INFINITY)
   })
 
-  const hub = exportHf(runs.hybrid, 'hub')
+  let hub = ''
+  before(async () => {
+    hub = await exportHf(runs.hybrid, 'hub')
+  })
   /** The config of the export with some keys changed. */
   const changed = (name: string, change: (config: Record<string, unknown>) => string | object): string => {
     const copy = join(folder, name)
@@ -180,7 +216,7 @@ describe('import from Hugging Face', () => {
     return copy
   }
 
-  it('takes a list of block types and limits that do not bind', () => {
+  it('takes a list of block types and limits that do not bind', async () => {
     const lists = changed('lists', ({ hybrid_override_pattern: _, ...config }) =>
       JSON.stringify({
         ...config,
@@ -227,28 +263,28 @@ describe('import from Hugging Face', () => {
     ],
   ]
   for (const [name, change, sentence] of refused)
-    it(`refuses in one sentence: ${name}`, () => {
+    it(`refuses in one sentence: ${name}`, async () => {
       const from = changed(name, change)
-      assert.throws(() => importAs(from, `run-${name}`), sentence)
+      await assert.rejects(importAs(from, `run-${name}`), sentence)
       assert.ok(!existsSync(join(folder, `run-${name}`)) && !existsSync(join(folder, `run-${name}.partial`)))
     })
 
-  it('refuses shards that are not as the index says, headers that lie and tensors that are no floats', () => {
-    const shards = exportHf(runs.dense, 'shards', { shardBytes: 60_000 })
+  it('refuses shards that are not as the index says, headers that lie and tensors that are no floats', async () => {
+    const shards = await exportHf(runs.dense, 'shards', { shardBytes: 60_000 })
     const index = join(shards, 'model.safetensors.index.json')
     const text = readFileSync(index, 'utf8')
     writeFileSync(index, text.replace(/model-00001-of-/g, 'model-00009-of-'))
-    assert.throws(
-      () => importAs(shards, 'run-shards'),
+    await assert.rejects(
+      importAs(shards, 'run-shards'),
       /model-00009-of-\d+\.safetensors is missing, which model\.safetensors\.index\.json names/,
     )
     writeFileSync(index, text.replace('"lm_head.weight"', '"lm_tail.weight"'))
-    assert.throws(() => importAs(shards, 'run-shards'), /has a tensor lm_head\.weight that .* does not place there/)
+    await assert.rejects(importAs(shards, 'run-shards'), /has a tensor lm_head\.weight that .* does not place there/)
     const lying = changed('lying', config => config)
     const file = readFileSync(join(lying, 'model.safetensors'))
     file.writeBigUInt64LE(2n ** 40n, 0)
     writeFileSync(join(lying, 'model.safetensors'), file)
-    assert.throws(() => importAs(lying, 'run-lying'), /model\.safetensors: the header claims 1099511627776 bytes/)
+    await assert.rejects(importAs(lying, 'run-lying'), /model\.safetensors: the header claims 1099511627776 bytes/)
     const parts = checkpointParts(configOf(hybrid).model, { tensorName: name => name })
     const ints = new Map(
       parts.map(({ name, shape }) => [
@@ -257,12 +293,15 @@ describe('import from Hugging Face', () => {
       ]),
     )
     writeSafetensors(join(lying, 'model.safetensors'), ints)
-    assert.throws(() => importAs(lying, 'run-lying'), /tensor backbone\.embeddings\.weight: found U8, wanted floats/)
+    await assert.rejects(
+      importAs(lying, 'run-lying'),
+      /tensor backbone\.embeddings\.weight: found U8, wanted F32, BF16 or F16/,
+    )
   })
 })
 
 describe('halfbyte export and import', () => {
-  it('write, print JSON, and name what is wrong', () => {
+  it('write, print JSON, and name what is wrong', async () => {
     const out = join(folder, 'cli')
     const exported = runCli(['export', runs.hybrid, '--to', 'hf', '--out', out, '--json'])
     assert.equal(exported.status, 0, exported.stderr)

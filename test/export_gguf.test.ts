@@ -30,7 +30,7 @@ function readGguf(bytes: Buffer): { metadata: ReadonlyMap<string, unknown>; tens
 }
 
 let runs = 0
-function exported(target: string, preset: RunPreset, inputs: Readonly<Record<string, number>> = {}) {
+async function exported(target: string, preset: RunPreset, inputs: Readonly<Record<string, number>> = {}) {
   const notes: string[] = []
   const run = openExportedRun(makeRun(join(folder, `run-${++runs}`), configOf(preset), { inputs }), 10, () => {})
   const out = join(folder, `${runs}.gguf`)
@@ -41,7 +41,7 @@ function exported(target: string, preset: RunPreset, inputs: Readonly<Record<str
       progress: () => {},
       note: (text: string) => notes.push(text),
     } as const
-    const result = targets[target]!.write(run, tokenizer, out, options)
+    const result = await targets[target]!.write(run, tokenizer, out, options)
     const images = new WeightImages(run.weights, quantisedLayers(run.config, 10))
     const all = new Map<string, WeightImage>()
     const scales = new Map<string, number>()
@@ -80,9 +80,9 @@ const imageRow = ({ cols, codes, scales }: WeightImage, row: number): number[] =
   )
 
 describe('export to GGUF', () => {
-  it('writes the codes and scales of training in blocks, a factor beside each', () => {
+  it('writes the codes and scales of training in blocks, a factor beside each', async () => {
     const name = 'backbone.layers.1.mixer.qkv_proj.weight'
-    const { tensors, images, scales, result } = exported('gguf', hybrid, { 'layers.1.mixer.qkv_proj': 5.25 })
+    const { tensors, images, scales, result } = await exported('gguf', hybrid, { 'layers.1.mixer.qkv_proj': 5.25 })
     const rows = ['q', 'k', 'v'].flatMap(part => decodeNvfp4(tensors.get(`blk.1.attn_${part}.weight`)!))
     assert.deepEqual(
       rows,
@@ -98,8 +98,8 @@ describe('export to GGUF', () => {
     assert.ok(result.packed!.bf16Bytes / result.packed!.quantisedBytes > 3.5)
   })
 
-  it('writes what is not quantised as llama.cpp has it', () => {
-    const { tensors, metadata } = exported('gguf', hybrid)
+  it('writes what is not quantised as llama.cpp has it', async () => {
+    const { tensors, metadata } = await exported('gguf', hybrid)
     const stored = (name: string) => floats(tensors.get(name)!)
     const prefix = 'backbone.layers.0.mixer.'
     assert.deepEqual(
@@ -117,10 +117,10 @@ describe('export to GGUF', () => {
     assert.deepEqual(metadata.get('nemotron_h.ssm.inner_size'), 64)
   })
 
-  it('turns the rows of rotated heads to neighbouring pairs, in floats and in codes', () => {
+  it('turns the rows of rotated heads to neighbouring pairs, in floats and in codes', async () => {
     const name = 'backbone.layers.2.mixer.qkv_proj.weight'
     const preset = { ...dense, model: { ...dense.model, bf16_blocks: [2, 0] as [number, number] } }
-    const { tensors, images, metadata, notes } = exported('gguf', preset)
+    const { tensors, images, metadata, notes } = await exported('gguf', preset)
     const rotated = decodeNvfp4(tensors.get('blk.1.attn_k.weight')!)
     const rows = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
     for (const head of [0, 1])
@@ -139,9 +139,9 @@ describe('export to GGUF', () => {
     assert.equal(metadata.get('arcee.rope.freq_base'), 10000)
   })
 
-  it('keeps what blocks do not divide in floats and says so', () => {
+  it('keeps what blocks do not divide in floats and says so', async () => {
     const narrow = { ...hybrid, model: { ...hybrid.model, hidden: 96, head_dim: 16 } }
-    const { tensors, notes, result } = exported('gguf', narrow)
+    const { tensors, notes, result } = await exported('gguf', narrow)
     assert.equal(tensors.get('blk.0.ssm_in.weight')!.type, 'bf16')
     assert.equal(tensors.get('blk.2.ffn_down.weight')!.type, 'nvfp4')
     assert.deepEqual(notes, [
@@ -150,20 +150,23 @@ describe('export to GGUF', () => {
     assert.equal(result.packed!.quantised, 8 - 4)
   })
 
-  it('has MXFP4, and floats alone where the recipe or the layout wants them', () => {
-    assert.equal(exported('gguf', { ...hybrid, recipe: 'mxfp4' }).tensors.get('blk.0.ssm_in.weight')!.type, 'mxfp4')
+  it('has MXFP4, and floats alone where the recipe or the layout wants them', async () => {
+    assert.equal(
+      (await exported('gguf', { ...hybrid, recipe: 'mxfp4' })).tensors.get('blk.0.ssm_in.weight')!.type,
+      'mxfp4',
+    )
     for (const [target, recipe] of [
       ['gguf', 'bf16'],
       ['gguf-float', 'nvfp4'],
     ] as const) {
-      const { tensors, result, metadata } = exported(target, { ...hybrid, recipe })
+      const { tensors, result, metadata } = await exported(target, { ...hybrid, recipe })
       assert.deepEqual([...new Set([...tensors.values()].map(({ type }) => type))].sort(), ['bf16', 'f32'])
       assert.deepEqual([result.packed, metadata.get('general.file_type')], [undefined, 32])
     }
   })
 
-  it('writes the tokenizer, a token for every row', () => {
-    const { metadata } = exported('gguf', hybrid)
+  it('writes the tokenizer, a token for every row', async () => {
+    const { metadata } = await exported('gguf', hybrid)
     const get = (key: string) => metadata.get(`tokenizer.ggml.${key}`)
     const [tokens, types] = [get('tokens'), get('token_type')] as [string[], number[]]
     assert.deepEqual([tokens.length, tokens.slice(0, 4), tokens[256]], [272, ['a', 'b', 'ab', '[PAD3]'], '<|end|>'])
@@ -171,8 +174,8 @@ describe('export to GGUF', () => {
     assert.deepEqual([get('merges'), get('pre'), get('eos_token_id')], [['a b'], 'gpt-2', 256])
   })
 
-  it('knows which of llama.cpp’s architectures has a model', () => {
-    const plain = exported('gguf', { ...dense, model: { ...dense.model, rope: false } })
+  it('knows which of llama.cpp’s architectures has a model', async () => {
+    const plain = await exported('gguf', { ...dense, model: { ...dense.model, rope: false } })
     assert.equal(plain.metadata.get('general.architecture'), 'arcee')
     assert.equal(plain.metadata.get('arcee.rope.scaling.type'), 'linear')
     const [k, wanted] = [
@@ -180,18 +183,18 @@ describe('export to GGUF', () => {
       plain.images.get('backbone.layers.0.mixer.qkv_proj.weight')!,
     ]
     assert.deepEqual(decodeNvfp4(k)[1], imageRow(wanted, 65))
-    assert.throws(
-      () => exported('gguf', { ...hybrid, model: { ...hybrid.model, rope: 10000 } }),
+    await assert.rejects(
+      exported('gguf', { ...hybrid, model: { ...hybrid.model, rope: 10000 } }),
       /no architecture of llama\.cpp has this model: nemotron_h has no rotary positions, arcee is layers of/,
     )
   })
 
-  it('leaves nothing behind where a tensor fails', () => {
+  it('leaves nothing behind where a tensor fails', async () => {
     const run = openExportedRun(makeRun(join(folder, 'closed'), configOf(hybrid)), 10, () => {})
     run.close()
     const out = join(folder, 'failed.gguf')
     const options = { dtype: 'bf16', shardBytes: 0, progress: () => {}, note: () => {} } as const
-    assert.throws(() => targets['gguf-float']!.write(run, tokenizer, out, options))
+    await assert.rejects(targets['gguf-float']!.write(run, tokenizer, out, options))
     assert.ok(!existsSync(out) && !existsSync(`${out}.partial`))
   })
 })
@@ -216,7 +219,7 @@ describe('a GGUF header', () => {
   }
   const many = [255, 255, 255, 255, 255, 0, 0, 0]
 
-  it('is read as it was written', () => {
+  it('is read as it was written', async () => {
     const header = good(tensor('a', 'f32', [2, 3]), tensor('b', 'nvfp4', [3, 64]))
     const { metadata: read, tensors } = parseGguf(header, header.length + 24 + 8 + 108)
     assert.deepEqual(Object.fromEntries(read), { 'general.architecture': 'arcee', list: [1, -2] })
@@ -254,11 +257,11 @@ describe('a GGUF header', () => {
     ['a type of tensors that there is not', changed('w', [200], 20), /tensor w has the type 200/],
   ]
   for (const [what, bytes, sentence] of lies)
-    it(`that lies is refused: ${what}`, () => {
+    it(`that lies is refused: ${what}`, async () => {
       assert.throws(() => parseGguf(bytes, bytes.length), sentence)
     })
 
-  it('is looked at before import says what it wants', () => {
+  it('is looked at before import says what it wants', async () => {
     const path = join(folder, 'model.gguf')
     writeFileSync(path, changed('w', [5]))
     assert.throws(() => readHfConfig(path), /model\.gguf is no GGUF file that can be read: tensor w has 5 dimensions/)

@@ -32,16 +32,18 @@ const inputs = Object.fromEntries(
 )
 
 let runs = 0
-function exportTo(
+async function exportTo(
   target: string,
   recipe: string,
   more: { readonly inputs?: Readonly<Record<string, number>> } = { inputs },
-): Omit<Exported, 'tensors'> & {
-  out: string
-  tensors: ReadonlyMap<string, StoredTensor>
-  config: Record<string, never>
-  read(file: string): unknown
-} {
+): Promise<
+  Omit<Exported, 'tensors'> & {
+    out: string
+    tensors: ReadonlyMap<string, StoredTensor>
+    config: Record<string, never>
+    read(file: string): unknown
+  }
+> {
   const run = openExportedRun(
     makeRun(join(folder, `run-${++runs}`), configOf(hybrid, `recipe=${recipe}`), more),
     10,
@@ -49,7 +51,7 @@ function exportTo(
   )
   const out = join(folder, `out-${runs}`)
   try {
-    const result = targets[target]!.write(run, tokenizer, out, options)
+    const result = await targets[target]!.write(run, tokenizer, out, options)
     const { tensors } = readSafetensors(readFileSync(join(out, 'model.safetensors')))
     const read = (file: string) => JSON.parse(readFileSync(join(out, file), 'utf8'))
     return { ...result, out, tensors, config: read('config.json'), read }
@@ -77,7 +79,7 @@ describe('codes of training', () => {
         })
         for (const { name: parameter, shape, value } of model.parameters.all) value.write(weightsOf(parameter, shape))
         model.weightsChanged()
-        const { tensors, packed } = exportTo('compressed-tensors', recipe)
+        const { tensors, packed } = await exportTo('compressed-tensors', recipe)
         const scale = (of: string) => floatsOf(tensors.get(of)!)![0]!
         let compared = 0
         model.tape.recording = false
@@ -133,7 +135,7 @@ describe('packed layouts', () => {
     ).toString('hex')
   }
 
-  it('have the bytes that an independent program makes: test/export/make_packed.py', () => {
+  it('have the bytes that an independent program makes: test/export/make_packed.py', async () => {
     const fixture = JSON.parse(readFileSync(join(packageRoot(), 'test', 'export', 'packed.json'), 'utf8'))
     const { rows, cols } = fixture as { rows: number; cols: number }
     const values = fromBf16(new Uint16Array(Uint8Array.from(Buffer.from(fixture.weight_bf16, 'hex')).buffer))
@@ -165,9 +167,9 @@ describe('packed layouts', () => {
     }
   })
 
-  it('divide in compressed-tensors and multiply in ModelOpt, with one scale for q, k and v', () => {
-    const divided = exportTo('compressed-tensors', 'nvfp4')
-    const multiplied = exportTo('modelopt', 'nvfp4')
+  it('divide in compressed-tensors and multiply in ModelOpt, with one scale for q, k and v', async () => {
+    const divided = await exportTo('compressed-tensors', 'nvfp4')
+    const multiplied = await exportTo('modelopt', 'nvfp4')
     const value = (of: typeof divided, name: string) => floatsOf(of.tensors.get(`backbone.${name}`)!)![0]!
     const q = value(divided, 'layers.1.mixer.q_proj.weight_global_scale')
     const qkv = weightsOf('backbone.layers.1.mixer.qkv_proj.weight', [128, 64])
@@ -182,9 +184,9 @@ describe('packed layouts', () => {
     }
   })
 
-  it('leave layers that training keeps in BF16 as they are and list them', () => {
+  it('leave layers that training keeps in BF16 as they are and list them', async () => {
     for (const target of ['compressed-tensors', 'modelopt']) {
-      const { tensors, config, packed } = exportTo(target, 'nvfp4')
+      const { tensors, config, packed } = await exportTo(target, 'nvfp4')
       const { ignore } = config.quantization_config as { ignore: string[] }
       assert.deepEqual(ignore, [
         'backbone.embeddings',
@@ -198,7 +200,7 @@ describe('packed layouts', () => {
       assert.deepEqual([packed!.quantised, packed!.linears, packed!.inputs], [8, 10, true])
       assert.ok(packed!.bf16Bytes / packed!.quantisedBytes > 3.5)
     }
-    const { quantization } = exportTo('modelopt', 'nvfp4').read('hf_quant_config.json') as {
+    const { quantization } = (await exportTo('modelopt', 'nvfp4')).read('hf_quant_config.json') as {
       quantization: { quant_algo: string; group_size: number; exclude_modules: string[] }
     }
     assert.deepEqual(
@@ -207,32 +209,32 @@ describe('packed layouts', () => {
     )
   })
 
-  it('say that inputs are not quantised where training does not, or has not recorded them', () => {
+  it('say that inputs are not quantised where training does not, or has not recorded them', async () => {
     for (const [recipe, given] of [
       ['nvfp4-weights-only-square', inputs],
       ['nvfp4', {}],
     ] as const) {
-      const { config, tensors, packed } = exportTo('compressed-tensors', recipe, { inputs: given })
+      const { config, tensors, packed } = await exportTo('compressed-tensors', recipe, { inputs: given })
       const { config_groups } = config.quantization_config as {
         config_groups: { group_0: { input_activations: unknown } }
       }
       assert.deepEqual([config_groups.group_0.input_activations, packed!.inputs], [null, false])
       assert.ok(![...tensors.keys()].some(name => name.includes('input')))
-      assert.throws(() => exportTo('modelopt', recipe, { inputs: given }), /wants the largest magnitudes of inputs/)
+      await assert.rejects(exportTo('modelopt', recipe, { inputs: given }), /wants the largest magnitudes of inputs/)
     }
   })
 
-  it('refuse recipes whose forward weights they cannot say', () => {
+  it('refuse recipes whose forward weights they cannot say', async () => {
     for (const [recipe, sentence] of [
       ['bf16', /recipe bf16 at step 10 reads no weights quantised in its forward pass, and --to modelopt wants nvfp4/],
       ['mxfp4', /reads weights in mxfp4 in its forward pass, and --to modelopt wants nvfp4; --to hf writes floats/],
       ['nvfp4-sr-on-weights', /recipe nvfp4-sr-on-weights rounds its weights at random in layers\.0\.mixer\.in_proj/],
       ['nvfp4-rht-on-fprop', /rotates the operands of its forward pass in layers\.0\.mixer\.in_proj/],
     ] as const)
-      assert.throws(() => exportTo('modelopt', recipe), sentence)
+      await assert.rejects(exportTo('modelopt', recipe), sentence)
   })
 
-  it('follow the phase of the recipe that the checkpoint was made in', () => {
+  it('follow the phase of the recipe that the checkpoint was made in', async () => {
     const config = configOf(hybrid, 'recipe=nvfp4-late-fprop')
     assert.equal(quantisedLayers(config, 82).size, 8)
     assert.equal(quantisedLayers(config, 83).size, 0)
@@ -240,7 +242,7 @@ describe('packed layouts', () => {
 })
 
 describe('largest magnitudes of inputs', () => {
-  it('are those of the second half of the steps up to the checkpoint, of rows of x', () => {
+  it('are those of the second half of the steps up to the checkpoint, of rows of x', async () => {
     const directory = makeRun(join(folder, 'samples'), configOf(hybrid))
     const writer = new RecordWriter(join(directory, 'numerics.jsonl'))
     for (const [step, amax] of [

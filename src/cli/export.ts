@@ -1,12 +1,14 @@
 import { type Command, Option } from 'commander'
 import { UserError } from '../config/errors.ts'
 import { openTokenizer } from '../data/tokenizers.ts'
-import type { Progress } from '../export/folder.ts'
+import { type Progress, wantNew } from '../export/folder.ts'
 import type { ExportDtype } from '../export/hf.ts'
 import { type Exported, targets } from '../export/targets.ts'
 import { openExportedRun } from '../export/weights.ts'
 import { formatBytes } from './dry_run.ts'
 import { toStderr, wholeNumber } from './session.ts'
+import { stopOnSignals } from './signals.ts'
+import { createStatusLine } from './status_line.ts'
 
 /** Sizes as people write them, in powers of ten. */
 const units: Readonly<Record<string, number>> = { '': 1, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 }
@@ -19,21 +21,11 @@ function sizeOf(text: string): number {
   return bytes
 }
 
-/** One line on a terminal's stderr, redrawn; elsewhere nothing. */
+/** Shows how much is written; elsewhere than on a terminal nothing. */
 export function progressLine(what: string): Progress & { done(): void } {
-  const { stderr } = process
-  let drawn = 0
-  const draw: Progress = (bytes, total) => {
-    const now = performance.now()
-    if (!stderr.isTTY || now - drawn < 100) return
-    drawn = now
-    stderr.write(`\r\x1b[2K${what}: ${formatBytes(bytes)} of ${formatBytes(total)}`)
-  }
-  return Object.assign(draw, {
-    done: () => {
-      if (drawn > 0) stderr.write('\r\x1b[2K')
-    },
-  })
+  const status = createStatusLine(process.stderr)
+  const draw: Progress = (bytes, total) => status.show(`${what}: ${formatBytes(bytes)} of ${formatBytes(total)}`)
+  return Object.assign(draw, { done: () => status.clear() })
 }
 
 interface Options {
@@ -52,25 +44,29 @@ function packedText({ packed }: Exported): string {
   return `${quantised} of ${linears} linear layers in ${format}, ${inputs ? 'inputs as well' : 'weights alone'}: ${formatBytes(quantisedBytes)}, ${(bf16Bytes / quantisedBytes).toFixed(2)} times smaller than in BF16\n`
 }
 
-function exportRun(directory: string, { to, out, dtype, shardSize, step, json }: Options): void {
+async function exportRun(directory: string, { to, out, dtype, shardSize, step, json }: Options): Promise<void> {
   const target = targets[to]!
-  const warn = (sentence: string) => toStderr(`halfbyte: ${sentence}`)
-  const run = openExportedRun(directory, step, warn)
+  wantNew(out)
+  const note = (sentence: string) => toStderr(`halfbyte: ${sentence}`)
+  const run = openExportedRun(directory, step, note)
   const progress = progressLine(`writing ${out}`)
+  const { signal, release } = stopOnSignals()
   try {
-    const options = { dtype: dtype ?? target.dtype, shardBytes: shardSize, progress, note: warn }
-    const tokenizer = openTokenizer(run.config.data.tokenizer)
-    const result = target.write(run, tokenizer, out, options)
+    const options = { dtype: dtype ?? target.dtype, shardBytes: shardSize, progress, note, signal }
+    const result = await target.write(run, openTokenizer(run.config.data.tokenizer), out, options)
     progress.done()
-    if (json) {
-      process.stdout.write(`${JSON.stringify({ out, to, step: run.step, ...result })}\n`)
-      return
-    }
     process.stdout.write(
-      `${out}: step ${run.step} of ${directory}, ${result.tensors} tensors, ${formatBytes(result.bytes)}\n${packedText(result)}`,
+      json
+        ? `${JSON.stringify({ out, to, step: run.step, ...result })}\n`
+        : `${out}: step ${run.step} of ${directory}, ${result.tensors} tensors, ${formatBytes(result.bytes)}\n${packedText(result)}`,
     )
+  } catch (error) {
+    if (!signal.aborted) throw error
+    progress.done()
+    throw new UserError('stopped; nothing is left behind')
   } finally {
     progress.done()
+    release()
     run.close()
   }
 }

@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { UserError } from '../config/errors.ts'
 import { openCorpus } from '../data/corpus.ts'
+import { wantNew } from '../export/folder.ts'
 import { importedPreset, importRun } from '../export/import.ts'
 import { createRunDirectory } from '../run/open.ts'
 import { progressLine } from './export.ts'
@@ -15,6 +16,7 @@ interface Options {
 }
 
 async function importFolder(folder: string, overrides: string[], { run, json }: Options): Promise<void> {
+  if (run !== undefined) wantNew(run)
   const preset = importedPreset(folder)
   if (preset.data.tokenizer === undefined && !overrides.some(override => override.startsWith('data.tokenizer=')))
     throw new UserError(`${folder} has no tokenizer.json; name one with data.tokenizer=<path>, or data.tokenizer=bytes`)
@@ -28,7 +30,7 @@ async function importFolder(folder: string, overrides: string[], { run, json }: 
   const progress = progressLine(`importing ${folder}`)
   const origin = { halfbyte: packageVersion(), device, corpus: corpus.fingerprint, imported: resolve(folder) }
   try {
-    importRun(folder, directory, config, origin, progress)
+    await importRun(folder, directory, config, origin, progress)
   } finally {
     progress.done()
   }

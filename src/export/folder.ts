@@ -1,7 +1,18 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
-import { isSystemError, makeDirectory, syncDirectory, systemReason, writeDurably } from '../run/files.ts'
+import { isSystemError, makeDirectory, syncDirectory, systemReason, writeAll } from '../run/files.ts'
 import { safetensorsChunks, safetensorsDtypes, type TensorToWrite } from '../tensor/safetensors.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 
@@ -18,18 +29,23 @@ export interface Checkpoint {
 export const bytesOf = ({ dtype, shape }: Pick<TensorToWrite, 'dtype' | 'shape'>): number =>
   sizeOf(shape) * safetensorsDtypes[dtype]
 
+/** @throws UserError if something is already there but an empty folder */
+export function wantNew(out: string): void {
+  if (existsSync(out) && !(statSync(out).isDirectory() && readdirSync(out).length === 0))
+    throw new UserError(`${out} exists already; a new name is wanted`)
+}
+
 /**
  * Makes a file or folder beside `out` and renames it into place when it is whole; nothing stays if that fails.
  * @throws UserError if something is already there or the system refuses
  */
-export function writeBeside(out: string, write: (partial: string) => void): void {
-  if (existsSync(out) && !(statSync(out).isDirectory() && readdirSync(out).length === 0))
-    throw new UserError(`${out} exists already; a new name is wanted`)
+export async function writeBeside(out: string, write: (partial: string) => Promise<void>): Promise<void> {
+  wantNew(out)
   const partial = `${resolve(out)}.partial`
   try {
     makeDirectory(dirname(partial))
     rmSync(partial, { recursive: true, force: true })
-    write(partial)
+    await write(partial)
     if (existsSync(out)) rmSync(out, { recursive: true })
     renameSync(partial, out)
     syncDirectory(dirname(partial))
@@ -37,6 +53,30 @@ export function writeBeside(out: string, write: (partial: string) => void): void
     rmSync(partial, { recursive: true, force: true })
     if (!isSystemError(error)) throw error
     throw new UserError(`${out} cannot be written: ${systemReason(error)}`)
+  }
+}
+
+/** Milliseconds of work after which the event loop has a turn, so that signals are heard. */
+const turnEvery = 50
+
+/**
+ * Writes a new file, flushed to the disk.
+ * @throws the signal's reason if it is aborted meanwhile
+ */
+export async function writeChunks(path: string, chunks: Iterable<Uint8Array>, signal?: AbortSignal): Promise<void> {
+  const file = openSync(path, 'w')
+  try {
+    let turn = performance.now()
+    for (const chunk of chunks) {
+      writeAll(file, chunk)
+      if (performance.now() - turn < turnEvery) continue
+      await setImmediate()
+      signal?.throwIfAborted()
+      turn = performance.now()
+    }
+    fsyncSync(file)
+  } finally {
+    closeSync(file)
   }
 }
 
@@ -71,26 +111,25 @@ export const json = (value: unknown): string => `${JSON.stringify(value, null, 2
  * `model.safetensors.index.json`; and the other files. Tensors are asked for their bytes one after another.
  * @returns bytes of tensors
  */
-export function writeCheckpointFolder(
+export async function writeCheckpointFolder(
   out: string,
   { tensors, files }: Checkpoint,
   shardBytes: number,
   progress: Progress,
-): number {
+  signal?: AbortSignal,
+): Promise<number> {
   const total = [...tensors.values()].reduce((sum, tensor) => sum + bytesOf(tensor), 0)
   const shards = shardsOf(tensors, shardBytes)
   const number = (n: number) => String(n).padStart(5, '0')
   const name = (i: number) =>
     shards.length === 1 ? 'model.safetensors' : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`
-  writeBeside(out, partial => {
+  await writeBeside(out, async partial => {
     mkdirSync(partial)
     let written = 0
     for (const [i, shard] of shards.entries()) {
       const chunks = safetensorsChunks(new Map(shard), { format: 'pt' })
-      writeDurably(
-        join(partial, name(i)),
-        counted(chunks, bytes => progress((written += bytes), total)),
-      )
+      const shown = counted(chunks, bytes => progress((written += bytes), total))
+      await writeChunks(join(partial, name(i)), shown, signal)
     }
     const all: Record<string, string> = { ...files }
     if (shards.length > 1) {
@@ -100,7 +139,7 @@ export function writeCheckpointFolder(
         weight_map: Object.fromEntries(map),
       })
     }
-    for (const [file, text] of Object.entries(all)) writeDurably(join(partial, file), [Buffer.from(text, 'utf8')])
+    for (const [file, text] of Object.entries(all)) await writeChunks(join(partial, file), [Buffer.from(text, 'utf8')])
     syncDirectory(partial)
   })
   return total

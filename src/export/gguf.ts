@@ -1,6 +1,5 @@
-import { writeDurably } from '../run/files.ts'
 import { sizeOf } from '../tensor/tensor.ts'
-import { type Progress, writeBeside } from './folder.ts'
+import { type Progress, writeBeside, writeChunks } from './folder.ts'
 
 /**
  * GGUF version 3, little-endian:
@@ -115,14 +114,15 @@ export function* ggufChunks(metadata: GgufMetadata, tensors: readonly GgufTensor
 }
 
 /** Writes a file beside `out` and renames it into place. Returns the bytes of its tensors. */
-export function writeGguf(
+export async function writeGguf(
   out: string,
   metadata: GgufMetadata,
   tensors: readonly GgufTensor[],
   progress: Progress,
-): number {
+  signal?: AbortSignal,
+): Promise<number> {
   const total = tensors.reduce((sum, tensor) => sum + ggufBytes(tensor), 0)
-  writeBeside(out, partial => {
+  await writeBeside(out, async partial => {
     let written = 0
     const counted = tensors.map(tensor => ({
       ...tensor,
@@ -133,7 +133,7 @@ export function writeGguf(
         }
       },
     }))
-    writeDurably(partial, ggufChunks(metadata, counted))
+    await writeChunks(partial, ggufChunks(metadata, counted), signal)
   })
   return total
 }

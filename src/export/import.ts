@@ -77,8 +77,8 @@ function tensorNames(tensors: HfTensors, parts: readonly CheckpointPart[]): Read
     if (found === undefined) throw new UserError(`tensor ${name} is missing, wanted ${wanted}`)
     const stored = `[${tensors.shape(found).join(', ')}]`
     if (stored !== wanted) throw new UserError(`tensor ${found}: found ${stored}, wanted ${wanted}`)
-    if (!/^(F|BF)/.test(tensors.dtype(found)))
-      throw new UserError(`tensor ${found}: found ${tensors.dtype(found)}, wanted floats`)
+    if (!['F32', 'BF16', 'F16'].includes(tensors.dtype(found)))
+      throw new UserError(`tensor ${found}: found ${tensors.dtype(found)}, wanted F32, BF16 or F16`)
     names.set(name, found)
   }
   for (const name of there) throw new UserError(`tensor ${name} is none that the model has`)
@@ -133,18 +133,18 @@ function watched(tensors: readonly CheckpointTensor[], progress: Progress): Chec
  * Makes `directory` a run of `config` with the weights of `folder`. Training opens it as any unfinished run.
  * @throws UserError naming the tensor that is missing, mis-shaped or unknown; nothing stays then.
  */
-export function importRun(
+export async function importRun(
   folder: string,
   directory: string,
   config: RunConfig,
   origin: Origin,
   progress: Progress,
-): void {
+): Promise<void> {
   const architecture = architectureOf(readHfConfig(folder))
   const tensors = openHfTensors(folder)
   try {
     const model = parameters(config, tensors, architecture)
-    writeBeside(directory, partial => {
+    await writeBeside(directory, async partial => {
       mkdirSync(partial)
       const files = { model: watched(model, progress), optimizer: zeroMoments(config) }
       writeCheckpoint(partial, files, { step: 0, seed: config.seed, tokens: 0 })

@@ -15,6 +15,8 @@ export interface ExportOptions {
   readonly progress: Progress
   /** Told in a sentence what could not be as asked. */
   readonly note: (sentence: string) => void
+  /** Stops the writing; nothing stays then. */
+  readonly signal?: AbortSignal
 }
 
 /** What was written. */
@@ -30,15 +32,15 @@ export interface Exported {
 export interface Target {
   readonly title: string
   readonly dtype: ExportDtype
-  write(run: ExportedRun, tokenizer: ExportedTokenizer, out: string, options: ExportOptions): Exported
+  write(run: ExportedRun, tokenizer: ExportedTokenizer, out: string, options: ExportOptions): Promise<Exported>
 }
 
 const packedTarget = (title: string, layout: PackedLayout): Target => ({
   title,
   dtype: 'bf16',
-  write(run, tokenizer, out, { dtype, shardBytes, progress }) {
+  async write(run, tokenizer, out, { dtype, shardBytes, progress, signal }) {
     const { checkpoint, summary } = packedCheckpoint(run, tokenizer, dtype, layout)
-    const bytes = writeCheckpointFolder(out, checkpoint, shardBytes, progress)
+    const bytes = await writeCheckpointFolder(out, checkpoint, shardBytes, progress, signal)
     return { tensors: checkpoint.tensors.size, bytes, packed: summary }
   },
 })
@@ -46,9 +48,9 @@ const packedTarget = (title: string, layout: PackedLayout): Target => ({
 const ggufTarget = (title: string, quantised: boolean): Target => ({
   title,
   dtype: 'bf16',
-  write(run, tokenizer, out, { dtype, progress, note }) {
+  async write(run, tokenizer, out, { dtype, progress, note, signal }) {
     const { metadata, tensors, packed } = ggufFile(run, tokenizer, { dtype, quantised }, note)
-    return { tensors: tensors.length, bytes: writeGguf(out, metadata, tensors, progress), packed }
+    return { tensors: tensors.length, bytes: await writeGguf(out, metadata, tensors, progress, signal), packed }
   },
 })
 
@@ -57,9 +59,9 @@ export const targets: Readonly<Record<string, Target>> = {
   hf: {
     title: 'a folder for Hugging Face transformers, in floats',
     dtype: 'f32',
-    write(run, tokenizer, out, { dtype, shardBytes, progress }) {
+    async write(run, tokenizer, out, { dtype, shardBytes, progress, signal }) {
       const checkpoint = hfCheckpoint(run, tokenizer, dtype)
-      const bytes = writeCheckpointFolder(out, checkpoint, shardBytes, progress)
+      const bytes = await writeCheckpointFolder(out, checkpoint, shardBytes, progress, signal)
       return { tensors: checkpoint.tensors.size, bytes }
     },
   },
