@@ -125,6 +125,7 @@ export const checkMoves = (open: Open): Promise<number> =>
     const legs = ['cpu', 'cuda', 'cpu', 'cuda']
     const every = 4
     const settings = [
+      'recipe=bf16',
       `steps=${legs.length * every}`,
       'model.activations=bf16',
       'checkpoint.every=0',

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, it } from 'node:test'
+import { libraryDirectories } from '../src/backends/cuda/libraries.ts'
 import { report, verdict } from '../src/cli/doctor.ts'
 import {
   checkCompiler,
@@ -12,7 +13,6 @@ import {
   checkMemory,
   checkNode,
   checkProcessor,
-  cudaDirectories,
   findLibrary,
 } from '../src/cli/machine.ts'
 import { runCli } from './cli.ts'
@@ -112,7 +112,7 @@ describe('checks of a machine', () => {
     symlinkSync('libcuda.so.580.65.06', join(linker, 'libcuda.so.1'))
     writeFileSync(join(linker, 'libcudart.so.12'), '')
     writeFileSync(join(wheel, 'libnvrtc.so.13'), '')
-    const directories = cudaDirectories({ LD_LIBRARY_PATH: linker, VIRTUAL_ENV: join(folder, 'venv') })
+    const directories = libraryDirectories({ LD_LIBRARY_PATH: linker, VIRTUAL_ENV: join(folder, 'venv') })
     assert.equal(directories[0], linker)
     assert.ok(directories.includes(wheel))
     assert.equal(findLibrary('cuda', directories)?.version, '580.65.06')

@@ -226,6 +226,7 @@ export class Conductor {
           run,
           trainer,
           {
+            until,
             step: progress => {
               display.update(progress)
               steps++

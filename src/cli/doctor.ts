@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { createColors } from 'picocolors'
+import { libraryDirectories } from '../backends/cuda/libraries.ts'
 import {
   type Check,
   checkCache,
@@ -17,8 +18,10 @@ import {
 /** Without these nothing can train, on any backend. */
 const vital = new Set(['node', 'disk'])
 
-async function examine(): Promise<Check[]> {
+/** @param libraries a folder of NVIDIA's libraries, searched first. */
+async function examine(libraries?: string): Promise<Check[]> {
   const gpu = checkGpu()
+  const directories = [...(libraries === undefined ? [] : [libraries]), ...libraryDirectories()]
   return [
     checkNode(),
     checkProcessor(),
@@ -29,7 +32,7 @@ async function examine(): Promise<Check[]> {
     await checkKernels(),
     checkDisk(),
     gpu,
-    ...checkLibraries(gpu.state === 'ok'),
+    ...checkLibraries(gpu.state === 'ok', directories),
   ]
 }
 
@@ -55,6 +58,10 @@ export function register(program: Command): void {
     .description(
       'Say what this machine has for training: processor and instruction level, compiler, native kernels (built if they are not yet), memory, disk, GPU and CUDA libraries.',
     )
+    .option(
+      '--libraries <folder>',
+      "a folder with NVIDIA's libraries, searched first, as the config's key libraries names it",
+    )
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -66,8 +73,8 @@ Examples:
   CXX=clang++ halfbyte doctor      with another C++ compiler
   halfbyte doctor --json`,
     )
-    .action(async ({ json }: { json?: boolean }) => {
-      const checks = await examine()
+    .action(async ({ json, libraries }: { json?: boolean; libraries?: string }) => {
+      const checks = await examine(libraries)
       const trains = verdict(checks) === 0
       const colors = createColors(process.stdout.isTTY && !process.env.NO_COLOR)
       process.stdout.write((json ? JSON.stringify({ trains, checks }, null, 2) : report(checks, colors)) + '\n')

@@ -1,7 +1,8 @@
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, readdirSync, realpathSync, statfsSync } from 'node:fs'
-import { availableParallelism, cpus, freemem, homedir, totalmem } from 'node:os'
+import { accessSync, constants, existsSync, realpathSync, statfsSync } from 'node:fs'
+import { availableParallelism, cpus, freemem, totalmem } from 'node:os'
 import { basename, join } from 'node:path'
+import { libraryDirectories, libraryFiles } from '../backends/cuda/libraries.ts'
 import { chooseLevel, cpuFeatures, levels } from '../backends/levels.ts'
 import { CompilerError, cacheDirectory, findCompiler } from '../backends/native.ts'
 import { backends, openBackend, packageRoot } from '../backends/open.ts'
@@ -145,56 +146,16 @@ export function checkGpu(gpus = askDriver(), supported = Object.hasOwn(backends,
   return { name: 'gpu', state: 'ok', found: `${list}, driver ${driver}${unused}` }
 }
 
-/** Folders in `parent` whose names match, or none if it cannot be read. */
-const foldersIn = (parent: string, pattern: RegExp): string[] => {
-  try {
-    return readdirSync(parent)
-      .filter(name => pattern.test(name))
-      .sort()
-      .map(name => join(parent, name))
-  } catch {
-    return []
-  }
-}
-
-/** Where CUDA's libraries are looked for: the linker's path, the toolkit, and the wheels that pip installs. */
-export function cudaDirectories(environment: Readonly<Record<string, string | undefined>> = process.env): string[] {
-  const { LD_LIBRARY_PATH = '', CUDA_HOME, CUDA_PATH, VIRTUAL_ENV, CONDA_PREFIX } = environment
-  const toolkits = [CUDA_HOME, CUDA_PATH].filter(path => path !== undefined).concat(foldersIn('/usr/local', /^cuda/))
-  const pythons = [
-    ...[VIRTUAL_ENV, join(process.cwd(), '.venv'), CONDA_PREFIX, join(homedir(), '.local'), '/usr/local', '/usr']
-      .filter(path => path !== undefined)
-      .flatMap(prefix => foldersIn(join(prefix, 'lib'), /^python3/)),
-  ]
-  const wheels = pythons
-    .flatMap(python => [join(python, 'site-packages'), join(python, 'dist-packages')])
-    .flatMap(packages => foldersIn(join(packages, 'nvidia'), /./))
-    .map(wheel => join(wheel, 'lib'))
-  return [
-    ...LD_LIBRARY_PATH.split(':').filter(path => path !== ''),
-    ...toolkits.flatMap(toolkit => [join(toolkit, 'lib64'), join(toolkit, 'targets', 'x86_64-linux', 'lib')]),
-    ...(CONDA_PREFIX ? [join(CONDA_PREFIX, 'lib')] : []),
-    ...wheels,
-    '/usr/lib/x86_64-linux-gnu',
-    '/usr/lib/aarch64-linux-gnu',
-    '/usr/lib64',
-    '/usr/lib/wsl/lib',
-    '/usr/lib',
-  ]
-}
-
 /** The first file `lib<name>.so*` of the directories with the version that its name tells. */
 export function findLibrary(
   name: string,
   directories: readonly string[],
 ): { path: string; version: string } | undefined {
-  const pattern = new RegExp(`^lib${name}\\.so(\\.[\\d.]+)?$`)
-  for (const directory of directories)
-    for (const path of foldersIn(directory, pattern).reverse())
-      try {
-        const version = /\.so\.([\d.]+)$/.exec(basename(realpathSync(path)))?.[1] ?? ''
-        return { path, version }
-      } catch {}
+  for (const path of libraryFiles(name, directories))
+    try {
+      const version = /\.so\.([\d.]+)$/.exec(basename(realpathSync(path)))?.[1] ?? ''
+      return { path, version }
+    } catch {}
   return undefined
 }
 
@@ -206,7 +167,7 @@ const libraries = [
 ]
 
 /** CUDA's libraries: advice is given only where there is a GPU to use them. */
-export function checkLibraries(hasGpu: boolean, directories = cudaDirectories()): Check[] {
+export function checkLibraries(hasGpu: boolean, directories = libraryDirectories()): Check[] {
   return libraries.map(({ name, title, advice }) => {
     const library = findLibrary(name, directories)
     const check = { name: `lib${name}` }

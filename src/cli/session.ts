@@ -14,10 +14,11 @@ export const toStderr = (line: string): void => {
   process.stderr.write(`${line}\n`)
 }
 
-export const openConfigured = ({ backend, threads, level }: RunConfig): Promise<Backend> =>
+export const openConfigured = ({ backend, threads, level, libraries }: RunConfig): Promise<Backend> =>
   openBackend(backend, kernels, {
     ...(threads !== undefined && { threads }),
     ...(level !== undefined && { level }),
+    ...(libraries !== undefined && { libraries }),
     report: toStderr,
   })
 

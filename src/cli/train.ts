@@ -188,7 +188,7 @@ export function register(program: Command): void {
     .addHelpText(
       'after',
       `
-Keys: seed, steps, recipe, rules, backend, threads, level, model.*, data.*, optimizer.*, schedule.*, checkpoint.*, validation.*.
+Keys: seed, steps, recipe, rules, backend, threads, level, libraries, model.*, data.*, optimizer.*, schedule.*, checkpoint.*, validation.*.
 A config file holds the same keys as YAML or JSON; "extends: <preset>" starts from a preset.
 
 Examples:

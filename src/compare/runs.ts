@@ -122,7 +122,17 @@ export function checkComparable(runs: readonly ComparedRun[]): void {
 }
 
 /** Keys that a comparison is about, or that change no numbers. */
-const expected = new Set<string>(['recipe', 'seed', 'name', 'threads', 'level', 'checkpoint.every', 'checkpoint.keep'])
+const expected = new Set<string>([
+  'recipe',
+  'seed',
+  'name',
+  'threads',
+  'level',
+  'libraries',
+  'model.recompute',
+  'checkpoint.every',
+  'checkpoint.keep',
+])
 
 /** Keys, beside recipe and seed, whose values are not the same in all runs. */
 export function otherDifferences(runs: readonly ComparedRun[]): string[] {

@@ -179,7 +179,7 @@ export function parseConfig(value: unknown, place: string): RunConfig {
 }
 
 /** Where a run computes and how it is called, not what it computes: these may differ when it is resumed. */
-const placement = new Set(['name', 'backend', 'threads', 'level', 'model.recompute'])
+const placement = new Set(['name', 'backend', 'threads', 'level', 'libraries', 'model.recompute'])
 
 /** `optimizer.lr: 0.001 there, 0.002 here` for the first key that changes numbers and differs, else undefined. */
 export function firstDifference(there: RunConfig, here: RunConfig): string | undefined {

@@ -171,6 +171,8 @@ export const runSchema = section({
   threads: whole(1, 1024).optional(),
   /** Instruction level of the cpu backend; absent: the best that the processor has. */
   level: text('the name of an instruction level').optional(),
+  /** A folder with NVIDIA's libraries, searched before the usual places. */
+  libraries: text('the path of a folder').optional(),
   model,
   data,
   optimizer,
@@ -182,5 +184,5 @@ export const runSchema = section({
 /** A config as people write it: keys that have a default may be absent. Presets are literals of this type. */
 export type RunPreset = z.input<typeof runSchema>
 
-/** A resolved config: every key has its value. Only `threads` and `level` may be absent, which leaves them to the machine. */
+/** A resolved config: every key has its value. Only `threads`, `level` and `libraries` may be absent, which leaves them to the machine. */
 export type RunConfig = Omit<z.output<typeof runSchema>, 'model'> & { model: ModelConfig }
