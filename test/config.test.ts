@@ -107,7 +107,11 @@ describe('a config that is wrong', () => {
       () => load('recipe=nvfp5'),
       /^UserError: recipe "nvfp5" is unknown; did you mean "nvfp4"\? \(use one of .*bf16/,
     )
-    refuses(() => load('data.tokenizer=words'), 'data.tokenizer "words" is unknown; use one of bytes', 2)
+    refuses(
+      () => load('data.tokenizer=words'),
+      'data.tokenizer: found "words", wanted bytes, the path of a tokenizer.json, or tiktoken: and the path of a rank file',
+      2,
+    )
     refuses(
       () => loadConfig(file('base.yaml', 'extends: hybrd\n'), [], presets),
       'FOLDER/base.yaml: extends: preset "hybrd" is unknown; did you mean "hybrid"? (use one of hybrid, dense)',

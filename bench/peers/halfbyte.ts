@@ -73,6 +73,7 @@ function randomCorpus(vocab: number, tokens: number): Corpus {
       encode: () => new Uint16Array(0),
       decode: () => '',
       bytesOf: () => 1,
+      separatorText: '',
       sha256: '',
       json: () => '',
     },
