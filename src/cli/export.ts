@@ -80,9 +80,16 @@ export function register(program: Command): void {
     .addOption(new Option('--to <layout>', 'layout').choices(Object.keys(targets)).makeOptionMandatory())
     .requiredOption('--out <path>', 'what to write; must be new')
     .addOption(
-      new Option('--dtype <name>', 'of floats: f32 are the weights that the optimizer keeps').choices(['f32', 'bf16']),
+      new Option('--dtype <name>', 'of values that stay floats; f32: the weights as the optimizer keeps them').choices([
+        'f32',
+        'bf16',
+      ]),
     )
-    .option('--shard-size <size>', 'bytes of tensors in one file of a folder', sizeOf, 5e9)
+    .addOption(
+      new Option('--shard-size <size>', 'tensors in one file of a folder, such as 500MB')
+        .argParser(sizeOf)
+        .default(5e9, '5GB'),
+    )
     .option('--step <step>', 'checkpoint to use; default: the newest', wholeNumber(0))
     .option('--json', 'print JSON')
     .addHelpText(
@@ -91,16 +98,15 @@ export function register(program: Command): void {
 Layouts:
 ${formats.join('\n')}
 
-A folder has config.json, model.safetensors (or shards with an index), tokenizer.json and generation_config.json. Default dtype: ${Object.entries(
-        targets,
-      )
-        .map(([name, { dtype }]) => `${name} ${dtype}`)
-        .join(', ')}.
-Nothing is left behind if writing fails: all is written beside the place and renamed at the end.
+A folder has config.json, model.safetensors (or shards with an index), tokenizer.json and generation_config.json. FP4 codes, block scales and
+largest magnitudes are those of training, never quantised again. Values that stay floats are f32 with hf and bf16 elsewhere, unless --dtype
+says otherwise. All is written beside the place and renamed at the end: nothing is left behind if writing fails or is stopped.
 
 Examples:
   halfbyte export runs/tiny-001 --to hf --out tiny-hf
-  halfbyte export runs/tiny-001 --to hf --dtype bf16 --shard-size 2GB --out tiny-hf`,
+  halfbyte export runs/tiny-001 --to hf --dtype bf16 --shard-size 2GB --out tiny-bf16
+  halfbyte export runs/tiny-001 --to compressed-tensors --out tiny-nvfp4
+  halfbyte export runs/tiny-001 --to gguf --out tiny.gguf`,
     )
     .action(exportRun)
 }
