@@ -88,6 +88,7 @@ def new_report(kind, path):
         "what": kind,
         "path": os.path.basename(path),
         "layers": 0,
+        "floats": 0,
         "codes_equal": True,
         "scales_equal": True,
         "values_equal_to_the_bit": 0.0,
@@ -123,6 +124,8 @@ def check_gguf(path):
             name = f"blk.{int(block) // 2 if arch == 'arcee' else block}.{names[rest]}"
             tensor = tensors[f"{name}.weight"]
             kind = GGMLQuantizationType(tensor.tensor_type)
+            if kind not in (GGMLQuantizationType.NVFP4, GGMLQuantizationType.MXFP4):
+                break
             raw = np.asarray(tensor.data)
             rows = raw.shape[0]
             values = torch.from_numpy(quants.dequantize(raw, kind)).reshape(rows, -1)
@@ -138,6 +141,9 @@ def check_gguf(path):
                 order = torch.arange(rows).reshape(-1, size // 2, 2).transpose(1, 2).reshape(-1)
                 pieces = [piece[order] for piece in pieces]
             found.append(pieces)
+        if not found:
+            report["floats"] += 1
+            continue
         compare(layer, *(torch.cat(piece) for piece in zip(*found)), report)
     return report
 

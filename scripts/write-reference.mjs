@@ -5,7 +5,7 @@
 //   node scripts/write-reference.mjs coded-logits <run> <out.safetensors>
 //     the same with weights that are what the codes of training stand for
 //   node scripts/write-reference.mjs images <run> <out.safetensors>
-//     of every linear layer NAME whose forward pass reads a quantised weight: NAME.codes u8 and NAME.scales u8 as the kernels of the run's backend
+//     of every linear layer NAME whose forward pass reads a 4-bit weight: NAME.codes u8 and NAME.scales u8 as the kernels of the run's backend
 //     make them, without padding; NAME.amax f32[2], with what it is divided by; NAME.values f32, what the codes stand for
 //
 // Wants a build ("npm run build"); HALFBYTE_DIST names one elsewhere than in dist/.
@@ -41,6 +41,7 @@ function images({ trainer }) {
     const [rows, cols] = linear.weight.shape
     tape.scope(() => {
       const { codes, scales, amax, bound } = linear.forwardImages(tape).row
+      if (codes.shape[1] !== cols / 2) return
       const add = (name, dtype, shape, data) => {
         tensors[`${linear.name}.${name}`] = { dtype, shape, data }
       }
