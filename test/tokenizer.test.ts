@@ -97,6 +97,15 @@ describe('tokenizers of files', () => {
     assert.deepEqual([...ids.slice(-50)], [...tokenizer.encode('whale'.repeat(100)).slice(-50)])
   })
 
+  it('say so if a word is too long for them, and go on', () => {
+    const tokenizer = openTokenizer(specs.gpt2!)
+    assert.throws(() => tokenizer.encode('世'.repeat(1.6e7)), {
+      name: 'CorpusError',
+      message: `tokenizer ${specs.gpt2}: a text has a word of millions of characters, which is too long to encode`,
+    })
+    encodesAll(tokenizer, expected.ids.gpt2!)
+  })
+
   it('forget words rather than grow without bound, and encode them all the same', () => {
     const tokenizer = openTokenizer(specs.gpt2!)
     const words = Array.from({ length: 140_000 }, (_, i) => ` ${i.toString(36)}x`)

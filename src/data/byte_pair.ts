@@ -1,4 +1,5 @@
 import { type AddedToken, splitAddedTokens } from './added_tokens.ts'
+import { CorpusError } from './errors.ts'
 import type { Words } from './splits.ts'
 import { rowsOf, sha256, type TokenArray, type Tokenizer, tokenArray } from './tokenizer.ts'
 import { WordEncoder, type WordModel } from './words.ts'
@@ -45,7 +46,16 @@ export function bytePairTokenizer(vocabulary: BytePairVocabulary): Tokenizer {
       return identity
     },
     encode(text): TokenArray {
-      raw(typeof text === 'string' ? text : decodeUtf8(text), plain, token)
+      try {
+        raw(typeof text === 'string' ? text : decodeUtf8(text), plain, token)
+      } catch (error) {
+        encoder.take()
+        // Expressions keep a note of every character of a match, and words are merged within memory of a fixed size.
+        if (!(error instanceof RangeError)) throw error
+        throw new CorpusError(
+          `tokenizer ${name}: a text has a word of millions of characters, which is too long to encode`,
+        )
+      }
       const encoded = encoder.take()
       const result = tokenArray(tokens, encoded.length)
       result.set(encoded)
