@@ -5,10 +5,11 @@ import { before, describe, it } from 'node:test'
 import type { Decomposition, DecompositionRow } from '../src/analysis/decompose.ts'
 import type { Sensitivity } from '../src/analysis/sensitivity.ts'
 import { execute } from '../src/cli/main.ts'
+import { readCheckpoint } from '../src/run/checkpoint.ts'
 import { readMetrics, readRun } from '../src/run/read.ts'
 import { isTraining } from '../src/run/records.ts'
 import { runCli } from './cli.ts'
-import { configFile, testFolder } from './training.ts'
+import { configFile, openTrainer, smallConfig, testFolder } from './training.ts'
 
 const folder = testFolder()
 const run = (name: string): string => join(folder, name)
@@ -77,6 +78,10 @@ describe('halfbyte decompose', () => {
     const difference =
       (row(found, 'unquantised').validation_loss! - nvfp4.validation_loss!) / row(found, 'unquantised').validation_loss!
     assert.ok(Math.abs(nvfp4.relative_difference! - difference) < 1e-12)
+    assert.equal(nvfp4.against_recipe, undefined)
+    const square = row(found, 'without square scaling')
+    const worth = (nvfp4.validation_loss! - square.validation_loss!) / nvfp4.validation_loss!
+    assert.ok(Math.abs(square.against_recipe!.relative_difference - worth) < 1e-12 && square.against_recipe!.interval)
     const { cosine, bias, variance, error, draws, layers } = nvfp4.gradient!
     assert.ok(cosine > 0.9 && cosine < 0.9999 && bias > 0 && variance > 0 && draws === 4)
     assert.ok(Math.abs(error ** 2 - bias ** 2 - variance) < 1e-12)
@@ -128,9 +133,9 @@ describe('halfbyte decompose', () => {
 
   it('prints tables, and what the figures are', async () => {
     const text = await works('decompose', run('nvfp4'), '--draws', '1', '--step', '8', '--steps', '2', '--batches', '1')
-    assert.match(text, /^ +loss +difference +interval +cosine +bias +variance +with fprop$/m)
-    assert.match(text, /^wgrad alone +\d\.\d{4} +0\.00 % +0\.\d{4} +[\d.]+ % +0\.00 %$/m)
-    assert.match(text, /^2 steps on +training loss +loss +difference +interval$/m)
+    assert.match(text, /^ +loss +difference +interval +from recipe +cosine +bias +variance +with fprop$/m)
+    assert.match(text, /^wgrad alone +\d\.\d{4} +0\.00 % +[-+]\d\.\d\d % +0\.\d{4} +[\d.]+ % +0\.00 %$/m)
+    assert.match(text, /^2 steps on +training loss +loss +difference +interval +from recipe$/m)
     assert.match(text, /^layers\.0\.mixer\.in_proj( +[\d.]+ %){5}$/m)
     assert.match(text, /nats per token on 64 tokens held out/)
   })
@@ -186,13 +191,26 @@ describe('halfbyte sensitivity', () => {
     for (const { linear, weights, activations, gradients, wgrad, loss } of layers)
       for (const value of [weights, activations, gradients, wgrad])
         assert.ok(value! > 0.02 && value! < 0.3 && loss!.interval, `${linear}: ${value}`)
+    // The same by rules of a config: all layers quantised, then all but one.
+    const { linear, loss } = layers.find(({ block }) => block === 3)!
+    const lossUnder = async (...rules: string[]) => {
+      const trainer = await openTrainer(smallConfig(folder, `rules=[{where: all, use: nvfp4}${rules.join('')}]`))
+      trainer.restoreWeights(readCheckpoint(run('nvfp4'), 12))
+      const { loss } = trainer.validate()
+      trainer.model.backend.close()
+      return loss
+    }
+    const [all, others] = [await lossUnder(), await lossUnder(`, {where: {name: ${linear}}, use: bf16}`)]
+    assert.equal(found.validation.loss, all)
+    assert.ok(Math.abs(loss!.relative_difference - (all - others) / all) < 1e-12)
+
     assert.deepEqual([policy.kept.length, policy.share], [2, 0.25])
     assert.deepEqual(
       policy.kept,
       layers.slice(0, 2).map(({ linear }) => linear),
     )
-    const all = layers.reduce((sum, { parameters }) => sum + parameters, 0)
-    assert.equal(policy.parameter_share, (layers[0]!.parameters + layers[1]!.parameters) / all)
+    const parameters = layers.reduce((sum, layer) => sum + layer.parameters, 0)
+    assert.equal(policy.parameter_share, (layers[0]!.parameters + layers[1]!.parameters) / parameters)
     assert.deepEqual([last.blocks, last.of_blocks, last.linears, last.expected], [1, 4, 2, 0.5])
 
     await works(

@@ -4,7 +4,7 @@ import { RecipeError } from '../recipes/errors.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import { type Branch, type Branching, branch } from './branches.ts'
 import type { GradientError } from './gradients.ts'
-import { compareLosses, type LossDifference, type Probe } from './probe.ts'
+import { compareLosses, type LossDifference, type Losses, type Probe } from './probe.ts'
 import { unquantised, type Variant, variantsOf } from './variants.ts'
 
 /**
@@ -17,7 +17,12 @@ export interface GradientFigures extends GradientError {
   readonly layers: readonly ({ readonly linear: string } & GradientError)[]
 }
 
-export interface BranchFigures extends Partial<LossDifference> {
+/** What lies between a row and the first, in which nothing is quantised, and between it and the recipe; absent in those two rows. */
+interface Differences extends Partial<LossDifference> {
+  readonly against_recipe?: LossDifference
+}
+
+export interface BranchFigures extends Differences {
   /** Mean training loss over the last fifth of the steps, nats per token. */
   readonly loss: number | null
   readonly validation_loss: number | null
@@ -27,7 +32,7 @@ export interface BranchFigures extends Partial<LossDifference> {
 }
 
 /** A way of computing, and what it costs against the first row, in which nothing is quantised. */
-export interface DecompositionRow extends Partial<LossDifference> {
+export interface DecompositionRow extends Differences {
   readonly name: string
   /** Why the model cannot be computed in it; then nothing is measured. */
   readonly left_out: string | null
@@ -67,14 +72,19 @@ export interface DecomposeOptions {
 
 const finite = (value: number): number | null => (Number.isFinite(value) ? value : null)
 
-function branchFigures({ losses, validation, diverged }: Branch, reference?: Branch): BranchFigures {
+/** @param recipe the losses of the recipe's row; undefined for that row itself. */
+function differences(found: Losses, reference: Losses, recipe: Losses | undefined): Differences {
+  const against = recipe && compareLosses(recipe, found)
+  return { ...compareLosses(reference, found), ...(against && { against_recipe: against }) }
+}
+
+function branchFigures({ losses, validation, diverged }: Branch, reference?: Branch, recipe?: Branch): BranchFigures {
   const last = losses.slice(-Math.max(1, Math.ceil(losses.length / 5)))
   const loss = diverged ? null : last.reduce((sum, value) => sum + value, 0) / last.length
-  const difference = validation && reference?.validation && compareLosses(reference.validation, validation)
   return {
     loss,
     validation_loss: validation ? finite(validation.loss) : null,
-    ...difference,
+    ...(validation && reference?.validation && differences(validation, reference.validation, recipe?.validation)),
     losses,
     diverged: diverged ?? null,
   }
@@ -141,6 +151,7 @@ export async function decompose(probe: Probe, options: DecomposeOptions): Promis
       branch: reference.branch ? branchFigures(reference.branch) : null,
     },
   ]
+  let own: Awaited<ReturnType<typeof lossesOf>> | undefined
   for (const row of others) {
     const { name, leftOut, backward, whole } = row
     if (leftOut !== null) {
@@ -152,11 +163,13 @@ export async function decompose(probe: Probe, options: DecomposeOptions): Promis
       name,
       left_out: null,
       validation_loss: finite(found.losses.loss),
-      ...compareLosses(reference.losses, found.losses),
+      ...differences(found.losses, reference.losses, own?.losses),
       gradient: backward ? gradientFigures(probe, backward, draws, gradient) : null,
       gradient_with_fprop: whole ? gradientFigures(probe, row.recipe, draws, gradient) : null,
-      branch: found.branch ? branchFigures(found.branch, reference.branch) : null,
+      branch: found.branch ? branchFigures(found.branch, reference.branch, own?.branch) : null,
     })
+    // The first of them is the recipe itself.
+    own ??= found
   }
   const { gradientTokens, batches } = probe.sizes
   return {

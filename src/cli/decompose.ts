@@ -26,12 +26,18 @@ const mostLayers = 24
 
 const cell = (value: number | null | undefined, digits = 4): string => (value == null ? '' : value.toFixed(digits))
 const size = (share: number): string => `${(100 * share).toPrecision(3)} %`
-/** A row whose fprop is unquantised has no difference at all, and no interval. */
-const difference = ({ relative_difference: found, interval }: Partial<DecompositionRow>): string[] =>
-  found === undefined ? ['', ''] : [percent(found), found === 0 ? '' : between(interval)]
+/** Where nothing differs, the interval says nothing. A star marks a difference that is resolved. */
+function difference({
+  relative_difference: found,
+  interval,
+  against_recipe: own,
+}: Partial<DecompositionRow>): string[] {
+  const against = own ? `${percent(own.relative_difference)}${own.resolved ? '*' : ' '}` : ''
+  return found === undefined ? ['', '', ''] : [percent(found), found === 0 ? '' : between(interval), against]
+}
 
 function rowTable({ rows }: Decomposition): string {
-  const columns = ['loss', 'difference', 'interval', 'cosine', 'bias', 'variance', 'with fprop']
+  const columns = ['loss', 'difference', 'interval', 'from recipe', 'cosine', 'bias', 'variance', 'with fprop']
   const lines = rows.map(row => {
     const { name, left_out: leftOut, validation_loss: loss, gradient, gradient_with_fprop: whole } = row
     if (leftOut !== null) return [name, 'left out']
@@ -49,7 +55,7 @@ function branchTable({ rows, branches }: Decomposition): string {
     if (branch.diverged) return [[name, `diverged at step ${branch.diverged.step}: ${branch.diverged.reason}`]]
     return [[name, cell(branch.loss), cell(branch.validation_loss), ...difference(branch)]]
   })
-  const columns = ['training loss', 'loss', 'difference', 'interval']
+  const columns = ['training loss', 'loss', 'difference', 'interval', 'from recipe']
   return `
 ${renderTable([{ title: `${branches.steps} steps on` }, ...columns.map(title => ({ title, ...right }))], lines)}
 `
@@ -89,7 +95,7 @@ ${rowTable(found)}
 ${leftOut.join('')}${branchTable(found)}
 ${layerTable(found)}
 loss: nats per token on ${tokens(validation.tokens)} held out, the same for every row. Difference: (unquantised - row) / unquantised, negative is worse;
-interval: ${100 * confidence} %, Student's t over ${validation.batches} micro-batches.
+interval: ${100 * confidence} %, Student's t over ${validation.batches} micro-batches. From recipe: the same against the recipe's row; * where the interval leaves out zero.
 cosine, bias, variance: what dgrad and wgrad do to the gradient of all parameters on ${tokens(gradient.tokens)}, fprop being unquantised, over ${gradient.draws} draws
 of the random decisions; bias relative to the gradient's norm, variance to its square; with fprop: the cosine where fprop is quantised too.
 Error: of the gradient of one layer's weight, root of bias squared plus variance.${later}
