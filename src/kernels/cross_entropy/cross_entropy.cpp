@@ -2,20 +2,27 @@
 #include <limits>
 #include "cpu.h"
 #include "elementary.h"
+#include "lanes_cpu.h"
 
 namespace {
 
 constexpr int64_t lanes = 16;
 
+// In the level's own vectors, because compilers do not make vectors of a maximum that keeps the order of its operands.
 float largest_of(const float* row, int64_t n) {
-  float most[lanes];
-  for (float& m : most) m = -std::numeric_limits<float>::infinity();
+  constexpr float least = -std::numeric_limits<float>::infinity();
+  constexpr int width = Lanes::width;
+  Lanes::Real most[2] = {Lanes::real(least), Lanes::real(least)};
   int64_t c = 0;
-  for (; c + lanes <= n; c += lanes)
-    for (int64_t l = 0; l < lanes; l++) most[l] = row[c + l] > most[l] ? row[c + l] : most[l];
-  for (; c < n; c++) most[0] = row[c] > most[0] ? row[c] : most[0];
-  float result = most[0];
-  for (float m : most) result = m > result ? m : result;
+  for (; c + 2 * width <= n; c += 2 * width)
+    for (int i = 0; i < 2; i++) {
+      const Lanes::Real x = Lanes::load(row + c + i * width);
+      most[i] = Lanes::select(Lanes::below(most[i], x), x, most[i]);
+    }
+  float result = least;
+  for (; c < n; c++) result = row[c] > result ? row[c] : result;
+  for (const Lanes::Real& some : most)
+    for (int l = 0; l < width; l++) result = some[l] > result ? some[l] : result;
   return result;
 }
 
