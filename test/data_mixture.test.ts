@@ -10,6 +10,7 @@ import { planData } from '../src/data/plan.ts'
 import { Sampler, windowsOf } from '../src/data/sampler.ts'
 import { MemoryStream } from '../src/data/stream.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
+import { runCli } from './cli.ts'
 import { openTrainer, small, smallConfig, testFolder, wordText } from './training.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'halfbyte-mixture-'))
@@ -195,6 +196,22 @@ describe('the config of a blend', () => {
     refuses(
       'data.blend: found no weight above 0, wanted at least one',
       blends.replace('weight: 3', 'weight: 0').replace('weight: 1', 'weight: 0'),
+    )
+  })
+
+  it('is shown by train --dry-run: tokens and epochs of each source', () => {
+    const path = text('blend.json', JSON.stringify({ extends: 'tiny', steps: 100 }))
+    const halves = 'data.phases=[{share: 0.5, weights: [1, 0]}, {share: 0.5, weights: [1, 3]}]'
+    const run = (...args: string[]) => runCli(['train', path, blends, halves, '--dry-run', ...args])
+    const { status, stdout, stderr } = run()
+    assert.deepEqual([status, stderr], [0, ''])
+    assert.match(stdout, /^source +tokens +phase 1 \(50 %\) +phase 2 \(50 %\) +trained on +epochs$/m)
+    assert.match(stdout, /^other +19\.0k +0 +76\.8k +76\.8k +4\.05$/m)
+    assert.match(stdout, /^2\.50k tokens are held out for validation$/m)
+    const { data } = JSON.parse(run('--json').stdout)
+    assert.deepEqual(
+      data.sources.map(({ trained }: { trained: number }) => trained),
+      [128_000, 76_800],
     )
   })
 
