@@ -14,6 +14,8 @@ const sizes: readonly (readonly [number, number, number])[] = [
   [130, 97, 300],
   [2, 300, 520],
   [35, 1, 20],
+  [5, 40, 1030],
+  [150, 70, 1100],
 ]
 
 /** `layoutA` t: a is [k,m]; `layoutB` t: b is [n,k]. */
