@@ -137,6 +137,14 @@ describe('a sampler of several sources', () => {
     })
     assert.deepEqual(plan.phases, [0.7, 0.2, 0.1])
     assert.equal(plan.heldOut, 100)
+    assert.throws(
+      () => planData({ blend, phases, sequence: 512, batch: 8 }, 40, { sources, validation: sources[0]!.stream }),
+      {
+        name: 'CorpusError',
+        message:
+          'the training text of source 1 has 401 tokens, fewer than the 513 of one sequence; give more text in data.files or a smaller data.sequence',
+      },
+    )
     for (const [id, { phases, trained, epochs, tokens }] of plan.sources.entries()) {
       const count = all.filter(([from]) => from === id).length
       assert.equal(trained, 16 * count)
@@ -193,6 +201,7 @@ describe('the config of a blend', () => {
       blends,
       shares('[{share: 0.9, weights: [1, 1]}]'),
     )
+    refuses('data.blend: found "a.txt", wanted a list of sources', 'data.blend=a.txt')
     refuses(
       'data.blend: found no weight above 0, wanted at least one',
       blends.replace('weight: 3', 'weight: 0').replace('weight: 1', 'weight: 0'),

@@ -87,9 +87,9 @@ const data = section({
   /** `embedded`, or files, folders and patterns of .txt and .jsonl. */
   files: paths().default('embedded'),
   /** Several sources in place of `files`. */
-  blend: z.array(source).min(1, { error: 'a list of sources' }).optional(),
+  blend: z.array(source, { error: 'a list of sources' }).min(1, { error: 'a list of sources' }).optional(),
   /** Parts of the run, each with weights of its own; absent: the weights of `blend` throughout. */
-  phases: z.array(phase).min(1, { error: 'a list of phases' }).optional(),
+  phases: z.array(phase, { error: 'a list of phases' }).min(1, { error: 'a list of phases' }).optional(),
   /** Files held out for validation; absent: a part of each of the training files. */
   validation: paths().optional(),
   /** Tokens in a sequence. */

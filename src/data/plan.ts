@@ -1,6 +1,6 @@
 import type { Source } from './corpus.ts'
 import { type MixtureOptions, mixtureOf } from './mixture.ts'
-import { windowsOf } from './sampler.ts'
+import { countSourceWindows } from './sampler.ts'
 
 /** What a run reads of a source. */
 export interface SourcePlan {
@@ -21,13 +21,17 @@ export interface DataPlan {
   readonly heldOut: number
 }
 
-/** How many tokens of each source each phase of a run takes. */
+/**
+ * How many tokens of each source each phase of a run takes.
+ * @throws CorpusError if a source is too short for one sequence.
+ */
 export function planData(
   data: MixtureOptions & { readonly sequence: number; readonly batch: number },
   steps: number,
   { sources, validation }: { readonly sources: readonly Source[]; readonly validation: { readonly length: number } },
 ): DataPlan {
   const { sequence, batch, phases = [{ share: 1 }] } = data
+  const windows = countSourceWindows(sources, data)
   const counts = mixtureOf(data, steps, batch).counts()
   return {
     phases: phases.map(({ share }) => share),
@@ -39,7 +43,7 @@ export function planData(
         tokens: stream.length,
         phases: sequences.map(count => count * sequence),
         trained: all * sequence,
-        epochs: all / windowsOf(stream, sequence),
+        epochs: all / windows[source]!,
       }
     }),
     heldOut: validation.length,

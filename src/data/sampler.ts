@@ -33,8 +33,11 @@ export interface Batch {
 export const windowsOf = (stream: TokenStream, sequence: number): number =>
   Math.max(0, Math.floor((stream.length - 1) / sequence))
 
-/** How many windows a stream has; it must have one. */
-function countWindows(stream: TokenStream, what: string, { sequence }: SamplerOptions): number {
+/**
+ * How many windows a stream has.
+ * @throws CorpusError if it has none.
+ */
+function countWindows(stream: TokenStream, what: string, { sequence }: Pick<SamplerOptions, 'sequence'>): number {
   const count = windowsOf(stream, sequence)
   if (count === 0)
     throw new CorpusError(
@@ -42,6 +45,12 @@ function countWindows(stream: TokenStream, what: string, { sequence }: SamplerOp
     )
   return count
 }
+
+/** Sequences in an epoch of each source; none may be too short for one. */
+export const countSourceWindows = (sources: readonly Source[], options: Pick<SamplerOptions, 'sequence'>): number[] =>
+  sources.map(({ name, stream }) =>
+    countWindows(stream, sources.length > 1 ? `the training text of ${name}` : 'the training text', options),
+  )
 
 /** A window of a stream. */
 interface Window {
@@ -112,11 +121,8 @@ export class Sampler {
   readonly #options: SamplerOptions
 
   constructor(sources: readonly Source[], tokenizer: Tokenizer, order: TrainingOrder, options: SamplerOptions) {
-    const what = (name: string) => (sources.length > 1 ? `the training text of ${name}` : 'the training text')
-    this.#sources = sources.map(({ name, stream }) => ({
-      stream,
-      windows: countWindows(stream, what(name), options),
-    }))
+    const windows = countSourceWindows(sources, options)
+    this.#sources = sources.map(({ stream }, source) => ({ stream, windows: windows[source]! }))
     this.#filler = new Filler(tokenizer, options)
     this.#order = order
     this.#options = options
