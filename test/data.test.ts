@@ -1,12 +1,10 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { openCorpus } from '../src/data/corpus.ts'
 import { holdOut } from '../src/data/document.ts'
-import { CorpusError } from '../src/data/errors.ts'
 import { fileDocuments, invalidUtf8 } from '../src/data/files.ts'
 import { mixtureOf } from '../src/data/mixture.ts'
 import { permuted } from '../src/data/permutation.ts'
@@ -14,25 +12,10 @@ import { type Batch, bitsPerByte, Sampler, type SamplerOptions, Validation, wind
 import { readTokens } from '../src/data/stream.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { Stream } from '../src/formats/philox.ts'
+import { scratchFolder } from './scratch.ts'
 
-const folder = mkdtempSync(join(tmpdir(), 'halfbyte-data-'))
-after(() => rmSync(folder, { recursive: true }))
-const file = (name: string, content: string | Uint8Array) => {
-  const path = join(folder, name)
-  mkdirSync(join(path, '..'), { recursive: true })
-  writeFileSync(path, content)
-  return path
-}
-const refuses = (files: string | string[], message: string) =>
-  assert.throws(
-    () => fileDocuments(files),
-    error => {
-      assert.ok(error instanceof CorpusError, String(error))
-      assert.equal(error.exitCode, 1)
-      assert.equal(error.message.replaceAll(folder, 'FOLDER').replaceAll(process.cwd(), 'HERE'), message)
-      return true
-    },
-  )
+const { folder, file, says } = scratchFolder()
+const refuses = (files: string | string[], message: string) => assert.throws(() => fileDocuments(files), says(message))
 const textsOf = (files: string | string[]) => fileDocuments(files).map(({ text }) => Buffer.from(text).toString())
 
 const tokenizer = tokenizers.bytes!

@@ -1,8 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { after, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { loadConfig } from '../src/config/load.ts'
 import { openCorpus } from '../src/data/corpus.ts'
 import { type Mixture, mixtureOf, phasesOf, proportions } from '../src/data/mixture.ts'
@@ -11,10 +8,10 @@ import { Sampler, windowsOf } from '../src/data/sampler.ts'
 import { MemoryStream } from '../src/data/stream.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { runCli } from './cli.ts'
+import { scratchFolder } from './scratch.ts'
 import { openTrainer, small, smallConfig, testFolder, wordText } from './training.ts'
 
-const folder = mkdtempSync(join(tmpdir(), 'halfbyte-mixture-'))
-after(() => rmSync(folder, { recursive: true }))
+const { file } = scratchFolder()
 
 const phases = [
   { share: 0.7, weights: [0.5, 0.3, 0.2] },
@@ -159,12 +156,7 @@ describe('a sampler of several sources', () => {
 })
 
 describe('the config of a blend', () => {
-  const text = (name: string, content: string) => {
-    const path = join(folder, name)
-    writeFileSync(path, content)
-    return path
-  }
-  const [a, b] = [text('a.txt', wordText(30_000)), text('b.txt', wordText(20_000, 2))]
+  const [a, b] = [file('a.txt', wordText(30_000)), file('b.txt', wordText(20_000, 2))]
   const blends = `data.blend=[{files: ${a}, weight: 3}, {files: ${b}, weight: 1, name: other}]`
   const { files: _, ...data } = small('').data
   const load = (...overrides: string[]) => loadConfig('blended', overrides, { blended: { ...small(''), data } })
@@ -209,7 +201,7 @@ describe('the config of a blend', () => {
   })
 
   it('is shown by train --dry-run: tokens and epochs of each source', () => {
-    const path = text('blend.json', JSON.stringify({ extends: 'tiny', steps: 100 }))
+    const path = file('blend.json', JSON.stringify({ extends: 'tiny', steps: 100 }))
     const halves = 'data.phases=[{share: 0.5, weights: [1, 0]}, {share: 0.5, weights: [1, 3]}]'
     const run = (...args: string[]) => runCli(['train', path, blends, halves, '--dry-run', ...args])
     const { status, stdout, stderr } = run()

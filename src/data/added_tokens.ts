@@ -14,6 +14,17 @@ export interface AddedToken {
   readonly special: boolean
 }
 
+/** A special token without conditions on what is around it. */
+export const specialToken = (content: string, id: number): AddedToken => ({
+  id,
+  content,
+  single_word: false,
+  lstrip: false,
+  rstrip: false,
+  normalized: false,
+  special: true,
+})
+
 /** Calls back for every piece of a text in order: either plain text or an added token. */
 export type AddedTokenSplit = (text: string, plain: (text: string) => void, token: (id: number) => void) => void
 

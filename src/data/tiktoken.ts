@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import type { AddedToken } from './added_tokens.ts'
+import { specialToken } from './added_tokens.ts'
 import { showBytes } from './byte_level.ts'
 import { bytePairTokenizer } from './byte_pair.ts'
 import { CorpusError } from './errors.ts'
@@ -118,17 +118,7 @@ export function openTiktoken(name: string, path: string, encodingName: string | 
   }
   const table = new MergeTable(ranks.size * 4)
   for (const [left, right, rank] of splits(ranks)) table.add(ranks.get(left)!, ranks.get(right)!, rank, rank)
-  const added = Object.entries(special).map(
-    ([content, id]): AddedToken => ({
-      id,
-      content,
-      single_word: false,
-      lstrip: false,
-      rstrip: false,
-      normalized: false,
-      special: true,
-    }),
-  )
+  const added = Object.entries(special).map(([content, id]) => specialToken(content, id))
   for (const { id, content } of added) place(id, Buffer.from(content, 'utf8'))
   const shown = (piece: string): string => showBytes(Buffer.from(piece, 'latin1'))
   return bytePairTokenizer({

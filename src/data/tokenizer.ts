@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { specialToken } from './added_tokens.ts'
 import { byteCharacters } from './byte_level.ts'
 
 /** Token numbers: 16 bits each if the vocabulary has at most 65,536. */
@@ -65,15 +66,7 @@ export function byteLevelJson(parts: {
     vocab,
     merges,
   }
-  const added = Object.entries(special).map(([content, id]) => ({
-    id,
-    content,
-    single_word: false,
-    lstrip: false,
-    rstrip: false,
-    normalized: false,
-    special: true,
-  }))
+  const added = Object.entries(special).map(([content, id]) => specialToken(content, id))
   return `${JSON.stringify({
     version: '1.0',
     truncation: null,
