@@ -5,16 +5,34 @@ __device__ void run_adamw(const adamw_args& a) {
   if (a.control[5] == 0.0f) return;
   const float rate = a.control[0], inverse1 = 1.0f / a.control[1], inverse2 = 1.0f / a.control[2], factor = a.control[3];
   const float rest1 = 1.0f - a.beta1, rest2 = 1.0f - a.beta2;
-  GRID_LOOP(i, a.n) {
-    const float x = a.g[i] * factor;
-    const float m = a.beta1 * a.m[i] + rest1 * x;
-    const float v = a.beta2 * a.v[i] + rest2 * x * x;
-    a.m[i] = m;
-    a.v[i] = v;
-    const float w = a.w[i];
+  const auto update = [&](float g, float& m, float& v, float& w, bool decays) {
+    const float x = g * factor;
+    m = a.beta1 * m + rest1 * x;
+    v = a.beta2 * v + rest2 * x * x;
     const float step = m * inverse1 / (sqrtf(v * inverse2) + a.eps);
-    const float shrink = a.decay[i >> 4] ? a.weight_decay * w : 0.0f;
-    a.w[i] = w - rate * (step + shrink);
+    const float shrink = decays ? a.weight_decay * w : 0.0f;
+    w = w - rate * (step + shrink);
+  };
+  int64_t done = 0;
+  if (in_sixteens(a.w, a.m, a.v, a.g)) {
+    done = a.n / 4 * 4;
+    GRID_LOOP(u, a.n / 4) {
+      const float4 g = reinterpret_cast<const float4*>(a.g)[u];
+      float4 m = reinterpret_cast<float4*>(a.m)[u], v = reinterpret_cast<float4*>(a.v)[u], w = reinterpret_cast<float4*>(a.w)[u];
+      const bool decays = a.decay[u >> 2] != 0;
+      update(g.x, m.x, v.x, w.x, decays);
+      update(g.y, m.y, v.y, w.y, decays);
+      update(g.z, m.z, v.z, w.z, decays);
+      update(g.w, m.w, v.w, w.w, decays);
+      reinterpret_cast<float4*>(a.m)[u] = m;
+      reinterpret_cast<float4*>(a.v)[u] = v;
+      reinterpret_cast<float4*>(a.w)[u] = w;
+      if (a.clear) reinterpret_cast<float4*>(a.g)[u] = make_float4(0, 0, 0, 0);
+    }
+  }
+  GRID_LOOP(u, a.n - done) {
+    const int64_t i = done + u;
+    update(a.g[i], a.m[i], a.v[i], a.w[i], a.decay[i >> 4] != 0);
     if (a.clear) a.g[i] = 0.0f;
   }
 }

@@ -8,17 +8,38 @@ __device__ inline float sum_of_warp(float x) {
   return x;
 }
 
+// body(c) by the lanes of a warp for every eighth column of a row.
+template <class Body> __device__ void each_eight(int64_t cols, const Body& body) {
+  for (int64_t c = threadIdx.x % 32 * 8; c < cols; c += 256) body(c);
+}
+
+template <class Act> __device__ bool rows_in_eights(int64_t cols, const Act* x, const Act* y, const float* w) {
+  return cols % 8 == 0 && in_sixteens(x, y, w);
+}
+
 template <class Act> __device__ void rms_norm(const rms_norm_args<Act>& a) {
   const int lane = threadIdx.x % 32;
   const int64_t warps = (int64_t)gridDim.x * blockDim.x / 32;
+  const bool eights = rows_in_eights(a.cols, a.x, (const Act*)a.y, a.w);
   for (int64_t r = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32; r < a.rows; r += warps) {
     const Act* const x = a.x + r * a.cols;
+    Act* const y = a.y + r * a.cols;
     float sum = 0;
-    for (int64_t c = lane; c < a.cols; c += 32) sum = fmaf(load(x + c), load(x + c), sum);
+    if (eights) each_eight(a.cols, [&](int64_t c) {
+        const Eight e = load_eight(x + c);
+        for (int i = 0; i < 8; i++) sum = fmaf(e.v[i], e.v[i], sum);
+      });
+    else for (int64_t c = lane; c < a.cols; c += 32) sum = fmaf(load(x + c), load(x + c), sum);
     sum = sum_of_warp(sum);
     const float inverse = 1.0f / sqrtf(sum / (float)a.cols + a.eps);
     if (lane == 0) a.inverse[r] = inverse;
-    for (int64_t c = lane; c < a.cols; c += 32) store(a.y + r * a.cols + c, load(x + c) * inverse * a.w[c]);
+    if (eights) each_eight(a.cols, [&](int64_t c) {
+        Eight e = load_eight(x + c);
+        const Eight w = load_eight(a.w + c);
+        for (int i = 0; i < 8; i++) e.v[i] = e.v[i] * inverse * w.v[i];
+        store_eight(y + c, e);
+      });
+    else for (int64_t c = lane; c < a.cols; c += 32) store(y + c, load(x + c) * inverse * a.w[c]);
   }
 }
 EXPORT_CUDA_ACT(rms_norm)
@@ -26,33 +47,62 @@ EXPORT_CUDA_ACT(rms_norm)
 template <class Act> __device__ void rms_norm_backward_dx(const rms_norm_backward_args<Act>& a, void*) {
   const int lane = threadIdx.x % 32;
   const int64_t warps = (int64_t)gridDim.x * blockDim.x / 32;
+  const bool eights = rows_in_eights(a.cols, a.x, a.dy, a.w) && in_sixteens(a.dx);
   for (int64_t r = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32; r < a.rows; r += warps) {
     const Act *const x = a.x + r * a.cols, *const dy = a.dy + r * a.cols;
     Act* const dx = a.dx + r * a.cols;
     const float inverse = a.inverse[r];
     float dot = 0;
-    for (int64_t c = lane; c < a.cols; c += 32) dot = fmaf(load(dy + c) * a.w[c], load(x + c) * inverse, dot);
+    if (eights) each_eight(a.cols, [&](int64_t c) {
+        const Eight e = load_eight(x + c), g = load_eight(dy + c), w = load_eight(a.w + c);
+        for (int i = 0; i < 8; i++) dot = fmaf(g.v[i] * w.v[i], e.v[i] * inverse, dot);
+      });
+    else for (int64_t c = lane; c < a.cols; c += 32) dot = fmaf(load(dy + c) * a.w[c], load(x + c) * inverse, dot);
     const float mean = sum_of_warp(dot) / (float)a.cols;
-    for (int64_t c = lane; c < a.cols; c += 32) {
-      const float value = inverse * (load(dy + c) * a.w[c] - load(x + c) * inverse * mean);
-      store(dx + c, a.accumulate ? load(dx + c) + value : value);
-    }
+    if (eights) each_eight(a.cols, [&](int64_t c) {
+        const Eight e = load_eight(x + c), g = load_eight(dy + c), w = load_eight(a.w + c);
+        Eight out{};
+        if (a.accumulate) out = load_eight((const Act*)dx + c);
+        for (int i = 0; i < 8; i++) {
+          const float value = inverse * (g.v[i] * w.v[i] - e.v[i] * inverse * mean);
+          out.v[i] = a.accumulate ? out.v[i] + value : value;
+        }
+        store_eight(dx + c, out);
+      });
+    else for (int64_t c = lane; c < a.cols; c += 32) {
+        const float value = inverse * (load(dy + c) * a.w[c] - load(x + c) * inverse * mean);
+        store(dx + c, a.accumulate ? load(dx + c) + value : value);
+      }
   }
 }
 EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, dx, 256)
 
 static constexpr int64_t group = 32;
 
-// One thread a column of a group of rows.
+// One thread has eight columns of a group of rows.
 template <class Act> __device__ void rms_norm_backward_partial(const rms_norm_backward_args<Act>& a, void* workspace) {
-  const int64_t c = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, begin = blockIdx.y * group;
+  const int64_t c = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * 8, begin = blockIdx.y * group;
   if (c >= a.cols) return;
   const int64_t end = begin + group < a.rows ? begin + group : a.rows;
-  float sum = 0;
-  for (int64_t r = begin; r < end; r++) sum = fmaf(load(a.dy + r * a.cols + c), load(a.x + r * a.cols + c) * a.inverse[r], sum);
-  static_cast<float*>(workspace)[blockIdx.y * a.cols + c] = sum;
+  float* const to = static_cast<float*>(workspace) + blockIdx.y * a.cols + c;
+  float sums[8] = {};
+  if (rows_in_eights(a.cols, a.x, a.dy, static_cast<const float*>(workspace))) {
+#pragma unroll 4
+    for (int64_t r = begin; r < end; r++) {
+      const Eight g = load_eight(a.dy + r * a.cols + c), e = load_eight(a.x + r * a.cols + c);
+      const float inverse = a.inverse[r];
+      for (int i = 0; i < 8; i++) sums[i] = fmaf(g.v[i], e.v[i] * inverse, sums[i]);
+    }
+    store_eight(to, Eight{{sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]}});
+    return;
+  }
+  for (int i = 0; i < 8 && c + i < a.cols; i++) {
+    for (int64_t r = begin; r < end; r++)
+      sums[i] = fmaf(load(a.dy + r * a.cols + c + i), load(a.x + r * a.cols + c + i) * a.inverse[r], sums[i]);
+    to[i] = sums[i];
+  }
 }
-EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, partial, 128)
+EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, partial, 64)
 
 // 32 columns a block; its warps have every eighth group, and are added in order.
 template <class Act> __device__ void rms_norm_backward_dw(const rms_norm_backward_args<Act>& a, void* workspace) {
@@ -62,6 +112,7 @@ template <class Act> __device__ void rms_norm_backward_dw(const rms_norm_backwar
   const float* const partial = static_cast<const float*>(workspace);
   float sum = 0;
   if (c < a.cols)
+#pragma unroll 8
     for (int64_t g = warp; g < groups; g += 8) sum += partial[g * a.cols + c];
   sums[warp][lane] = sum;
   __syncthreads();

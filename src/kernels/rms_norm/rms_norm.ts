@@ -82,7 +82,7 @@ export const rmsNormBackward = defineKernel({
     workspace: ({ rows, cols }) => 4 * Math.ceil(rows! / 32) * cols!,
     launches: ({ rows, cols }) => [
       { entry: 'dx', grid: Math.ceil(rows! / 8), block: 256 },
-      { entry: 'partial', grid: [Math.ceil(cols! / 128), Math.ceil(rows! / 32)], block: 128 },
+      { entry: 'partial', grid: [Math.ceil(cols! / 512), Math.ceil(rows! / 32)], block: 64 },
       { entry: 'dw', grid: Math.ceil(cols! / 32), block: 256 },
     ],
   },

@@ -24,14 +24,40 @@ __device__ inline Eight load_eight(const float* from) {
   const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
   return Eight{{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
-__device__ inline uint32_t bf16_pair(float low, float high) { return bf16_bits(low) | (uint32_t)bf16_bits(high) << 16; }
+// Two BF16 in a word, each `bf16_bits` but for a NaN, which becomes the canonical one.
+__device__ inline uint32_t pack_bf16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
 __device__ inline void store_eight(bf16* to, const Eight& x) {
   *reinterpret_cast<uint4*>(to) =
-      make_uint4(bf16_pair(x.v[0], x.v[1]), bf16_pair(x.v[2], x.v[3]), bf16_pair(x.v[4], x.v[5]), bf16_pair(x.v[6], x.v[7]));
+      make_uint4(pack_bf16(x.v[0], x.v[1]), pack_bf16(x.v[2], x.v[3]), pack_bf16(x.v[4], x.v[5]), pack_bf16(x.v[6], x.v[7]));
 }
+template <class... T> __device__ bool in_sixteens(const T*... at) { return ((reinterpret_cast<uint64_t>(at) | ...) & 15) == 0; }
+
 __device__ inline void store_eight(float* to, const Eight& x) {
   reinterpret_cast<float4*>(to)[0] = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
   reinterpret_cast<float4*>(to)[1] = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
+}
+
+template <class F, class... In> __device__ Eight map_eight(const F& f, const In&... in) {
+  Eight out;
+#pragma unroll
+  for (int i = 0; i < 8; i++) out.v[i] = f(in.v[i]...);
+  return out;
+}
+
+// y[i] = f(x[i]...) for all i below n; eight at a time where all of them lie so.
+template <class Out, class F, class... In> __device__ void map_elements(int64_t n, Out* y, const F& f, const In*... x) {
+  int64_t done = 0;
+  if (in_sixteens(y, x...)) {
+    done = n / 8 * 8;
+    GRID_LOOP(u, n / 8) {
+      store_eight(y + 8 * u, map_eight(f, load_eight(x + 8 * u)...));
+    }
+  }
+  GRID_LOOP(i, n - done) store(y + done + i, f(load(x + done + i)...));
 }
 
 // A kernel with `act` arguments is a device function template over their type; this gives it its two entry points.
@@ -44,12 +70,12 @@ __device__ inline void store_eight(float* to, const Eight& x) {
   extern "C" __global__ void name(name##_args a) { run_##name(a); }
 
 // An entry point of a contract that names its launches: a device function template `<name>_<entry>` of the arguments and the workspace.
-// `threads` is the most that a block of its launches has.
-#define EXPORT_CUDA_ACT_ENTRY(name, entry, threads)                                                                        \
-  extern "C" __global__ void __launch_bounds__(threads) name##_f32_##entry(name##_args<float> a, void* workspace) {        \
+// `threads` is the most that a block of its launches has, and may be followed by how many blocks a multiprocessor should hold.
+#define EXPORT_CUDA_ACT_ENTRY(name, entry, ...)                                                                        \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_f32_##entry(name##_args<float> a, void* workspace) {        \
     name##_##entry(a, workspace);                                                                                          \
   }                                                                                                                        \
-  extern "C" __global__ void __launch_bounds__(threads) name##_bf16_##entry(name##_args<bf16> a, void* workspace) {        \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_bf16_##entry(name##_args<bf16> a, void* workspace) {        \
     name##_##entry(a, workspace);                                                                                          \
   }
 

@@ -16,6 +16,7 @@ template <class Body> __device__ void each_column_sum(const float* partial, int6
   const int64_t c = blockIdx.x * (int64_t)32 + lane;
   float sum = 0;
   if (c < columns)
+#pragma unroll 8
     for (int64_t r = warp; r < rows; r += 8) sum += partial[r * columns + c];
   sums[warp][lane] = sum;
   __syncthreads();
