@@ -21,12 +21,13 @@ export function failedCases(
   backend: Backend,
   reference: Backend,
 ): { cases: number; failures: Failure[] } {
-  const judged = { ...kernel, tolerance: kernel.cuda?.tolerance ?? kernel.tolerance }
   const failures: Failure[] = []
   let cases = 0
   for (const testCase of kernel.cases.filter(({ bench }) => !bench))
     for (const act of variantsOf(kernel)) {
       cases++
+      const own = kernel.cuda?.tolerance
+      const judged = { ...kernel, tolerance: (typeof own === 'object' ? own[act] : own) ?? kernel.tolerance }
       const test = `${testCase.name ?? Object.values(testCase.dims).join(' x ')} ${JSON.stringify(testCase.scalars ?? {})} ${act}`
       const arrays = caseArrays(kernel, testCase, act)
       try {

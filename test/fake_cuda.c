@@ -175,7 +175,7 @@ typedef struct {
   int64_t stride;
 } Layout;
 typedef struct {
-  int attributes[8];
+  int attributes[64];
 } Descriptor;
 
 API size_t cublasLtGetVersion(void) { return (size_t)number("FAKE_CUDA_CUBLASLT", 130000); }
@@ -208,7 +208,7 @@ API int cublasLtMatmulAlgoGetHeuristic(void* handle, Descriptor* descriptor, Lay
   snprintf(line, sizeof line, "heuristic %d %d", a->type, c->type);
   note(line);
   memset(results, 0, 96);
-  return *found = failure("heuristic") ? 0 : 1, 0;
+  return *found = failure("heuristic") || a->type > 14 ? 0 : 1, 0;
 }
 
 static float get(const void* data, int type, int64_t at) {

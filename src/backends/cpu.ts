@@ -42,6 +42,7 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
     name: 'cpu',
     description: { level, threads },
     activations: 'f32',
+    temporaryBytes: 2 ** 21,
     usage,
     alloc(bytes) {
       const address: bigint | null = allocate(bytes)

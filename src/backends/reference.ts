@@ -21,6 +21,7 @@ export function referenceBackend(): Backend {
     name: 'reference',
     description: {},
     activations: 'f32',
+    temporaryBytes: 2 ** 21,
     usage,
     alloc(bytes) {
       usage.bytes += bytes

@@ -21,6 +21,8 @@ export interface Backend {
   readonly description: Readonly<Record<string, string | number>>
   /** Dtype of activations where the config does not say. */
   readonly activations: Activation
+  /** What a temporary of an op should take where it can be made in parts: what caches hold, or on a GPU what fills it. */
+  readonly temporaryBytes: number
   /** Bytes held now, and how often `alloc` was called since the start. */
   readonly usage: { bytes: number; allocations: number }
   /** Memory of at least `bytes` bytes, aligned to 64. Contents are undefined. */

@@ -2,13 +2,13 @@ import koffi from 'koffi'
 import type { Arguments, Backend, Memory } from '../../tensor/backend.ts'
 import { bind } from '../../tensor/bind.ts'
 import { slotsOf, symbolOf } from '../../tensor/contracts.ts'
-import type { CudaCall, Extent, Launch, Place, Product, Scalars } from '../../tensor/cuda.ts'
+import type { CudaCall, Extent, Launch, Product, Scalars } from '../../tensor/cuda.ts'
 import type { Activation, DType } from '../../tensor/dtype.ts'
 import type { Args, Bindings, Dims, Kernel } from '../../tensor/kernel.ts'
 import { ArgumentBlock } from '../../tensor/pack.ts'
 import { RouteCounter, type Routes } from '../../tensor/routes.ts'
 import { Tensor } from '../../tensor/tensor.ts'
-import { type CublasLt, productWorkspace } from './cublaslt.ts'
+import { type CublasLt, type ProductShape, productWorkspace } from './cublaslt.ts'
 import type { Driver } from './driver.ts'
 import { faultError, lossError } from './faults.ts'
 import { Graphs, type Launched } from './graphs.ts'
@@ -61,6 +61,7 @@ export class CudaBackend implements Backend {
   readonly name = 'cuda'
   readonly description: Readonly<Record<string, string | number>>
   readonly activations: Activation = 'bf16'
+  readonly temporaryBytes = 2 ** 29
   readonly usage = { bytes: 0, allocations: 0 }
   profiler?: Backend['profiler']
   readonly #parts: CudaParts
@@ -248,7 +249,8 @@ export class CudaBackend implements Backend {
     if (kernel.cuda) {
       const scalars: Record<string, number> = {}
       for (const name of loaded.scalars) scalars[name] = given[name] as number
-      const call = { act, dtypes: dtypesOf(given) }
+      const offers = (product: Product) => this.#parts.cublasLt.offers(shapeOf(product))
+      const call = { act, dtypes: dtypesOf(given), offers }
       launches = kernel.cuda.launches(dims, scalars as Scalars, call)
       const bytes = kernel.cuda.workspace?.(dims, scalars as Scalars, call) ?? 0
       if (bytes > 0) workspace = this.#workspaceOf(bytes)
@@ -301,26 +303,16 @@ export class CudaBackend implements Backend {
   /** Returns what served the product. */
   #multiply(product: Product, given: Arguments, workspace: bigint): string {
     const { driver, cublasLt } = this.#parts
-    const addressOf = ({ at }: Place): bigint => {
+    const addressOf = ({ at }: { readonly at: string | number }): bigint => {
       if (typeof at === 'number') return workspace + BigInt(at)
       const tensor = given[at] as Tensor
       return tensor.memory.address + BigInt(tensor.offset)
     }
-    const { m, n, k, a, b, c, alpha, accumulate, batch = 1 } = product
+    const { m, n, a, b, c, alpha, accumulate, batch = 1 } = product
     if (m === 0 || n === 0 || batch === 0) return 'nothing'
     this.#productWorkspace ??= this.alloc(productWorkspace)
     const { address: zero } = this.#factors
     const one = zero + 4n
-    const shape = {
-      m,
-      n,
-      k,
-      operands: a.dtype,
-      result: c.dtype,
-      transposeA: a.transposed,
-      transposeB: b.transposed,
-      batch,
-    }
     const at = {
       a: addressOf(a),
       b: addressOf(b),
@@ -328,10 +320,23 @@ export class CudaBackend implements Backend {
       alpha: alpha === undefined ? one : workspace + BigInt(alpha),
       beta: accumulate ? one : zero,
       workspace: this.#productWorkspace.address,
+      ...('scales' in a && 'scales' in b ? { scales: { a: addressOf(a.scales), b: addressOf(b.scales) } } : {}),
     }
-    return cublasLt.multiply(shape, at, driver.stream)
+    return cublasLt.multiply(shapeOf(product), at, driver.stream)
   }
 }
+
+const shapeOf = ({ m, n, k, a, b, c, batch = 1 }: Product): ProductShape => ({
+  m,
+  n,
+  k,
+  operands: a.dtype,
+  result: c.dtype,
+  transposeA: a.transposed,
+  transposeB: b.transposed,
+  batch,
+  ...('scales' in a && 'scales' in b ? { scales: { a: a.scales.layout, b: b.scales.layout } } : {}),
+})
 
 function touch({ memories }: Launched, given: Arguments): void {
   for (const name in given) {

@@ -1,4 +1,5 @@
 import koffi, { type LibraryHandle } from 'koffi'
+import type { ScaleLayout } from '../../tensor/cuda.ts'
 import { type Found, loadLibrary, type NativeFunction } from './libraries.ts'
 
 /**
@@ -43,11 +44,15 @@ const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof o
 }
 
 const COMPUTE_32F = 68
-const dataTypes = { f32: 0, bf16: 14 } as const
+const dataTypes = { f32: 0, bf16: 14, e4m3: 28, e2m1: 33 } as const
+const scaleModes: Readonly<Record<ScaleLayout, number>> = { tensor: 0, rows16: 1, rows128: 4, tiles128: 5 }
 const POINTER_MODE = 2
 const POINTER_MODE_DEVICE = 1
 const TRANSPOSE_A = 3
 const TRANSPOSE_B = 4
+/** Of the first operand; the second's are the next attributes. */
+const SCALE_POINTER = 17
+const SCALE_MODE = 31
 const BATCH_COUNT = 5
 const BATCH_STRIDE = 6
 const MOST_WORKSPACE = 1
@@ -58,6 +63,7 @@ const ALIGNMENT = 5
 const algorithmParts = { algorithm: 0, tile: 1, stages: 6, 'split-k': 2, reduction: 3 } as const
 const RESULT_BYTES = 96
 const STATE_OFFSET = 72
+const NOT_SUPPORTED = 15
 
 /** Bytes of device memory that a product may use beside its matrices. */
 export const productWorkspace = 32 * 2 ** 20
@@ -73,6 +79,8 @@ export interface ProductShape {
   readonly transposeA: boolean
   readonly transposeB: boolean
   readonly batch: number
+  /** Of operands that are codes. */
+  readonly scales?: { readonly a: ScaleLayout; readonly b: ScaleLayout }
 }
 
 /** Addresses in device memory. */
@@ -83,6 +91,7 @@ export interface ProductAddresses {
   readonly alpha: bigint
   readonly beta: bigint
   readonly workspace: bigint
+  readonly scales?: { readonly a: bigint; readonly b: bigint }
 }
 
 interface Plan {
@@ -110,7 +119,7 @@ export class CublasLt {
   readonly #functions: Readonly<Record<string, NativeFunction>>
   readonly #describe: (code: number) => string
   readonly #handle: bigint
-  readonly #plans = new Map<string, Plan>()
+  readonly #plans = new Map<string, Plan | undefined>()
 
   /** @throws UnavailableError naming the version found and wanted. */
   constructor(directories: readonly string[], driverMajor: number) {
@@ -154,14 +163,26 @@ export class CublasLt {
     return layout
   }
 
-  #plan(shape: ProductShape, alignments: readonly [number, number, number]): Plan {
-    const { m, n, k, operands, result, transposeA, transposeB, batch } = shape
+  #setScales(descriptor: bigint, { a, b }: { readonly a: bigint; readonly b: bigint }): void {
+    for (const [i, address] of [b, a].entries())
+      this.#call('cublasLtMatmulDescSetAttribute', descriptor, SCALE_POINTER + i, BigUint64Array.of(address), 8)
+  }
+
+  /** Undefined if the heuristic names no algorithm. */
+  #plan(shape: ProductShape, alignments: readonly [number, number, number]): Plan | undefined {
+    const { m, n, k, operands, result, transposeA, transposeB, batch, scales } = shape
     const descriptor = this.#create('cublasLtMatmulDescCreate', COMPUTE_32F, dataTypes.f32)
     const describe = (attribute: number, value: number) =>
       this.#call('cublasLtMatmulDescSetAttribute', descriptor, attribute, Int32Array.of(value), 4)
     describe(TRANSPOSE_A, transposeB ? 1 : 0)
     describe(TRANSPOSE_B, transposeA ? 1 : 0)
     describe(POINTER_MODE, POINTER_MODE_DEVICE)
+    if (scales) {
+      for (const [i, layout] of [scales.b, scales.a].entries())
+        if (layout !== 'tensor') describe(SCALE_MODE + i, scaleModes[layout])
+      // The heuristic asks whether there are scales; each product then sets its own.
+      this.#setScales(descriptor, { a: 256n, b: 256n })
+    }
     const first = transposeB ? this.#layout(operands, k, n, batch) : this.#layout(operands, n, k, batch)
     const second = transposeA ? this.#layout(operands, m, k, batch) : this.#layout(operands, k, m, batch)
     const c = this.#layout(result, n, m, batch)
@@ -174,8 +195,7 @@ export class CublasLt {
     for (const [i, alignment] of [ofB, ofA, ofC, ofC].entries()) prefer(ALIGNMENT + i, Uint32Array.of(alignment))
     const results = new Uint8Array(RESULT_BYTES)
     const count = new Int32Array(1)
-    this.#call(
-      'cublasLtMatmulAlgoGetHeuristic',
+    const code: number = this.#functions.cublasLtMatmulAlgoGetHeuristic!(
       this.#handle,
       descriptor,
       first,
@@ -187,11 +207,11 @@ export class CublasLt {
       results,
       count,
     )
+    if (code !== 0 && code !== NOT_SUPPORTED)
+      throw new Error(`cublasLtMatmulAlgoGetHeuristic failed with ${this.#describe(code)}`)
     this.#call('cublasLtMatmulPreferenceDestroy', preference)
-    if (count[0] === 0 || new DataView(results.buffer).getInt32(STATE_OFFSET, true) !== 0)
-      throw new Error(
-        `cuBLASLt has no algorithm for a product [${m}, ${k}] x [${k}, ${n}] of ${operands} into ${result}${batch > 1 ? `, ${batch} at once` : ''}`,
-      )
+    if (code !== 0 || count[0] === 0 || new DataView(results.buffer).getInt32(STATE_OFFSET, true) !== 0)
+      return undefined
     const algorithm = results.subarray(0, 64)
     const route = `cuBLASLt ${operands} to ${result}, ${this.#describeAlgorithm(algorithm)}`
     return { descriptor, layouts: [first, second, c], algorithm, route }
@@ -209,17 +229,30 @@ export class CublasLt {
       .join(', ')
   }
 
+  #find(shape: ProductShape, alignments: readonly [number, number, number]): Plan | undefined {
+    const { m, n, k, operands, result, transposeA, transposeB, batch, scales } = shape
+    const kinds = scales ? `${scales.a} ${scales.b}` : ''
+    const key = `${m} ${n} ${k} ${operands} ${result} ${transposeA} ${transposeB} ${batch} ${kinds} ${alignments}`
+    if (!this.#plans.has(key)) this.#plans.set(key, this.#plan(shape, alignments))
+    return this.#plans.get(key)
+  }
+
+  /** Whether there is an algorithm for matrices aligned to 256 bytes. */
+  offers(shape: ProductShape): boolean {
+    return this.#find(shape, [256, 256, 256]) !== undefined
+  }
+
   /** c = alpha a b + beta c, on the stream. Returns which algorithm serves it. */
   multiply(shape: ProductShape, at: ProductAddresses, stream: bigint): string {
     const { a, b, c, alpha, beta, workspace } = at
-    const alignments = [alignmentOf(a), alignmentOf(b), alignmentOf(c)] as const
-    const { m, n, k, operands, result, transposeA, transposeB, batch } = shape
-    const key = `${m} ${n} ${k} ${operands} ${result} ${transposeA} ${transposeB} ${batch} ${alignments}`
-    let plan = this.#plans.get(key)
+    const plan = this.#find(shape, [alignmentOf(a), alignmentOf(b), alignmentOf(c)])
     if (!plan) {
-      plan = this.#plan(shape, alignments)
-      this.#plans.set(key, plan)
+      const { m, n, k, operands, result, batch } = shape
+      throw new Error(
+        `cuBLASLt has no algorithm for a product [${m}, ${k}] x [${k}, ${n}] of ${operands} into ${result}${batch > 1 ? `, ${batch} at once` : ''}`,
+      )
     }
+    if (at.scales) this.#setScales(plan.descriptor, at.scales)
     const [first, second, third] = plan.layouts
     this.#call(
       'cublasLtMatmul',

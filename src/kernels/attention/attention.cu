@@ -1,27 +1,12 @@
-// attention.ts over blocks of 64 queries and 64 keys (tile_cuda.h), one entry for heads of up to 64 elements and one for up to 128.
-//
-// Forward: a block of threads owns a block of queries of one head. The running maximum m, sum l and output o of a row are rescaled by
-// 2^(m - m') when a block of keys raises m to m'; exponents are to base 2, their factor log2(e) / sqrt(dim) in one fused operation.
-// Backward: D first; then a block of threads owns a block of keys of one key head, whose dk and dv are sums over the query heads of its
-// group and their blocks of queries in order; then one owns a block of queries, whose dq is a sum over blocks of keys in order.
-// With BF16 activations the p of the forward pass are rounded to BF16 where they enter a product; those of the backward pass and ds are not.
+// attention.ts. With BF16 activations: attention_bf16_cuda.h. With FP32: blocks of 64 queries and 64 keys (tile_cuda.h) and fused multiply-adds,
+// as there; one entry for heads of up to 64 elements and one for up to 128.
+#include "attention_bf16_cuda.h"
 #include "tile_cuda.h"
 
-static constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
+// Rows of a block that a sequence still has.
+__device__ inline int64_t rows_at(const Heads& at, int64_t begin) { return at.sequence - begin < TILE ? at.sequence - begin : TILE; }
 
 __device__ inline float minus_infinity() { return float_of(0xff800000u); }
-
-// Where heads lie: `row` elements from one row of a sequence to the next.
-struct Heads {
-  int64_t kv_heads, group, sequence, dim, row, out_row;
-  float scale, scale_log2;
-
-  template <class Args> __device__ explicit Heads(const Args& a)
-      : kv_heads((a.columns - a.heads) / 2), group(a.heads / kv_heads), sequence(a.sequence), dim(a.dim),
-        row(a.columns * a.dim), out_row(a.heads * a.dim), scale((float)(1.0 / sqrt((double)dim))), scale_log2(scale * log2_e) {}
-
-  __device__ int64_t rows_at(int64_t begin) const { return sequence - begin < TILE ? sequence - begin : TILE; }
-};
 
 // First key that each of 64 queries sees; queries past the end see none. Returns the smallest; has barriers.
 __device__ inline int64_t first_keys(int32_t (&first)[TILE], const int32_t* starts, int64_t queries, int64_t sequence) {
@@ -36,8 +21,9 @@ __device__ inline int64_t first_keys(int32_t (&first)[TILE], const int32_t* star
   return smallest;
 }
 
-template <int D, class Act> __device__ void attend(const attention_args<Act>& a) {
-  using Rows = SharedMatrix<Act, TILE, D>;
+template <int D> __device__ void attend_f32(const attention_args<float>& a) {
+  using Act = float;
+  using Rows = SharedMatrix<float, TILE, D>;
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows q(memory), k(memory + Rows::bytes), v(memory + 2 * Rows::bytes);
@@ -48,7 +34,7 @@ template <int D, class Act> __device__ void attend(const attention_args<Act>& a)
   const Heads at(a);
   // The last blocks of queries have the most keys and go first.
   const int64_t begin = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE, h = blockIdx.y, origin = blockIdx.z * at.sequence;
-  const int64_t queries = at.rows_at(begin);
+  const int64_t queries = rows_at(at, begin);
   const Act* keys_at = a.qkv + origin * at.row + (a.heads + h / at.group) * at.dim;
   const Act* values_at = keys_at + at.kv_heads * at.dim;
   const int64_t earliest = first_keys(first, a.starts + origin + begin, queries, at.sequence);
@@ -62,7 +48,7 @@ template <int D, class Act> __device__ void attend(const attention_args<Act>& a)
   for (int i = 0; i < s.rows; i++) m[i] = minus_infinity(), l[i] = 0;
 
   for (int64_t keys = earliest / TILE * TILE; keys <= begin; keys += TILE) {
-    const int64_t count = at.rows_at(keys);
+    const int64_t count = rows_at(at, keys);
     __syncthreads();
     k.load_from(keys_at + keys * at.row, at.row, count, at.dim);
     v.load_from(values_at + keys * at.row, at.row, count, at.dim);
@@ -106,23 +92,34 @@ template <int D, class Act> __device__ void attend(const attention_args<Act>& a)
   write_rows(o, a.y + (origin + begin) * at.out_row + h * at.dim, at.out_row, queries, at.dim, false);
 }
 
+template <int D> __device__ void attend(const attention_args<float>& a) { attend_f32<D>(a); }
+template <int D> __device__ void attend(const attention_args<bf16>& a) { attend_bf16<D>(a); }
+
 template <class Act> __device__ void attention_forward64(const attention_args<Act>& a, void*) { attend<64>(a); }
-EXPORT_CUDA_ACT_ENTRY(attention, forward64, 128)
+EXPORT_CUDA_ACT_ENTRY(attention, forward64, 128, 4)
 template <class Act> __device__ void attention_forward128(const attention_args<Act>& a, void*) { attend<128>(a); }
 EXPORT_CUDA_ACT_ENTRY(attention, forward128, 128)
 
-// D = dy.y of every row and head, in the workspace; a warp for each.
+// D = dy.y of every row and head, in the workspace; 16 lanes for each, which take 8 elements at a time where both lie so.
 template <class Act> __device__ void attention_backward_dots(const attention_backward_args<Act>& a, void* workspace) {
   float* dots = static_cast<float*>(workspace);
-  const int lane = threadIdx.x % 32;
-  for (int64_t i = blockIdx.x * (int64_t)(blockDim.x / 32) + threadIdx.x / 32; i < a.rows * a.heads; i += gridDim.x * (int64_t)(blockDim.x / 32)) {
-    float sum = 0;
-    for (int64_t d = lane; d < a.dim; d += 32) sum = fmaf(load(a.dy + i * a.dim + d), load(a.y + i * a.dim + d), sum);
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    if (lane == 0) dots[i] = sum;
+  const int lane = threadIdx.x % 16;
+  const int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 16;
+  float sum = 0;
+  if (i < a.rows * a.heads) {
+    const Act *const dy = a.dy + i * a.dim, *const y = a.y + i * a.dim;
+    if (a.dim % 8 == 0)
+      for (int d = 8 * lane; d < a.dim; d += 128) {
+        const Eight x = load_eight(dy + d), z = load_eight(y + d);
+        for (int e = 0; e < 8; e++) sum = fmaf(x.v[e], z.v[e], sum);
+      }
+    else
+      for (int d = lane; d < a.dim; d += 16) sum = fmaf(load(dy + d), load(y + d), sum);
   }
+  for (int step = 8; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  if (lane == 0 && i < a.rows * a.heads) dots[i] = sum;
 }
-EXPORT_CUDA_ACT_ENTRY(attention_backward, dots, 128)
+EXPORT_CUDA_ACT_ENTRY(attention_backward, dots, 256)
 
 // What the backward pass knows of 64 queries of a head.
 struct QueryRows {
@@ -165,9 +162,10 @@ template <class Act, int N> __device__ void scale_by(Tile<Act, N>& tile, float f
   each(tile, [&](int i, int j, int, int) { tile.v[i][j] *= factor; });
 }
 
-template <int D, class Act> __device__ void attend_keys(const attention_backward_args<Act>& a, const float* dots) {
+template <int D> __device__ void attend_keys_f32(const attention_backward_args<float>& a, const float* dots) {
+  using Act = float;
   using Rows = SharedMatrix<Act, TILE, D>;
-  using Square = SharedMatrix<Act, TILE, TILE, Summands<Act, 2>::count>;
+  using Square = SharedMatrix<Act, TILE, TILE>;
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows k(memory), v(memory + Rows::bytes), q(memory + 2 * Rows::bytes), dy(memory + 3 * Rows::bytes);
@@ -177,7 +175,7 @@ template <int D, class Act> __device__ void attend_keys(const attention_backward
 
   const Heads at(a);
   // The first blocks of keys are seen by the most queries.
-  const int64_t keys = (int64_t)blockIdx.x * TILE, kv = blockIdx.y, origin = blockIdx.z * at.sequence, count = at.rows_at(keys);
+  const int64_t keys = (int64_t)blockIdx.x * TILE, kv = blockIdx.y, origin = blockIdx.z * at.sequence, count = rows_at(at, keys);
   const int64_t key_column = (a.heads + kv) * at.dim, value_column = key_column + at.kv_heads * at.dim;
   k.load_from(a.qkv + (origin + keys) * at.row + key_column, at.row, count, at.dim);
   v.load_from(a.qkv + (origin + keys) * at.row + value_column, at.row, count, at.dim);
@@ -187,7 +185,7 @@ template <int D, class Act> __device__ void attend_keys(const attention_backward
   clear(dv);
   for (int64_t h = kv * at.group; h < (kv + 1) * at.group; h++)
     for (int64_t begin = keys; begin < at.sequence; begin += TILE) {
-      const int64_t queries = at.rows_at(begin), row = origin + begin;
+      const int64_t queries = rows_at(at, begin), row = origin + begin;
       if (rows.load_from(a, dots, row, h, queries) >= keys + TILE) continue;
       q.load_from(a.qkv + row * at.row + h * at.dim, at.row, queries, at.dim);
       dy.load_from(a.dy + row * at.out_row + h * at.dim, at.out_row, queries, at.dim);
@@ -212,26 +210,18 @@ template <int D, class Act> __device__ void attend_keys(const attention_backward
   write_rows(dv, to + value_column, at.row, count, at.dim, a.accumulate);
 }
 
-template <class Act> __device__ void attention_backward_keys64(const attention_backward_args<Act>& a, void* workspace) {
-  attend_keys<64>(a, static_cast<const float*>(workspace));
-}
-EXPORT_CUDA_ACT_ENTRY(attention_backward, keys64, 128)
-template <class Act> __device__ void attention_backward_keys128(const attention_backward_args<Act>& a, void* workspace) {
-  attend_keys<128>(a, static_cast<const float*>(workspace));
-}
-EXPORT_CUDA_ACT_ENTRY(attention_backward, keys128, 128)
-
-template <int D, class Act> __device__ void attend_queries(const attention_backward_args<Act>& a, const float* dots) {
+template <int D> __device__ void attend_queries_f32(const attention_backward_args<float>& a, const float* dots) {
+  using Act = float;
   using Rows = SharedMatrix<Act, TILE, D>;
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows q(memory), dy(memory + Rows::bytes), k(memory + 2 * Rows::bytes), v(memory + 3 * Rows::bytes);
-  const SharedMatrix<Act, TILE, TILE, Summands<Act, 2>::count> ds(memory + 4 * Rows::bytes);
+  const SharedMatrix<Act, TILE, TILE> ds(memory + 4 * Rows::bytes);
   __shared__ QueryRows rows;
 
   const Heads at(a);
   const int64_t begin = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE, h = blockIdx.y, origin = blockIdx.z * at.sequence;
-  const int64_t queries = at.rows_at(begin), row = origin + begin;
+  const int64_t queries = rows_at(at, begin), row = origin + begin;
   const Act* keys_at = a.qkv + origin * at.row + (a.heads + h / at.group) * at.dim;
   const Act* values_at = keys_at + at.kv_heads * at.dim;
   const int64_t earliest = rows.load_from(a, dots, row, h, queries);
@@ -241,7 +231,7 @@ template <int D, class Act> __device__ void attend_queries(const attention_backw
   Tile<Act, D> dq;
   clear(dq);
   for (int64_t keys = earliest / TILE * TILE; keys <= begin; keys += TILE) {
-    const int64_t count = at.rows_at(keys);
+    const int64_t count = rows_at(at, keys);
     __syncthreads();
     k.load_from(keys_at + keys * at.row, at.row, count, at.dim);
     v.load_from(values_at + keys * at.row, at.row, count, at.dim);
@@ -260,6 +250,19 @@ template <int D, class Act> __device__ void attend_queries(const attention_backw
   write_rows(dq, a.dqkv + row * at.row + h * at.dim, at.row, queries, at.dim, a.accumulate);
 }
 
+template <int D> __device__ void attend_keys(const attention_backward_args<float>& a, const float* dots) { attend_keys_f32<D>(a, dots); }
+template <int D> __device__ void attend_keys(const attention_backward_args<bf16>& a, const float* dots) { attend_keys_bf16<D>(a, dots); }
+template <int D> __device__ void attend_queries(const attention_backward_args<float>& a, const float* dots) { attend_queries_f32<D>(a, dots); }
+template <int D> __device__ void attend_queries(const attention_backward_args<bf16>& a, const float* dots) { attend_queries_bf16<D>(a, dots); }
+
+template <class Act> __device__ void attention_backward_keys64(const attention_backward_args<Act>& a, void* workspace) {
+  attend_keys<64>(a, static_cast<const float*>(workspace));
+}
+EXPORT_CUDA_ACT_ENTRY(attention_backward, keys64, 128)
+template <class Act> __device__ void attention_backward_keys128(const attention_backward_args<Act>& a, void* workspace) {
+  attend_keys<128>(a, static_cast<const float*>(workspace));
+}
+EXPORT_CUDA_ACT_ENTRY(attention_backward, keys128, 128)
 template <class Act> __device__ void attention_backward_queries64(const attention_backward_args<Act>& a, void* workspace) {
   attend_queries<64>(a, static_cast<const float*>(workspace));
 }

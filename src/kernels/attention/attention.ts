@@ -89,14 +89,13 @@ const cases = (products: number) =>
   }))
 
 /**
- * A launch of attention.cu with a block of threads for every 64 rows of every sequence and one of `heads`, which keeps `rows` matrices of 64
- * rows of a head in shared memory, and if `square` one of 64 x 64 that is exact.
+ * A launch of attention.cu with a block of threads for every 64 rows of every sequence and one of `heads`. In shared memory it keeps `bf16Matrices` of 64
+ * rows of a head; with FP32, `fp32Matrices` and if `square` one of 64 x 64.
  */
 function launch(
   entry: string,
   heads: number,
-  rows: number,
-  square: boolean,
+  { bf16Matrices, fp32Matrices, square }: { bf16Matrices: number; fp32Matrices: number; square: boolean },
   sequence: number,
   dims: Dims,
   { act }: CudaCall,
@@ -108,9 +107,17 @@ function launch(
     entry: `${entry}${width}`,
     grid: [tiles(sequence), heads, dims.rows! / sequence],
     block: TILE_THREADS,
-    shared: rows * tileBytes(act, width) + (square ? tileBytes(act, TILE, 2) : 0),
+    shared:
+      act === 'bf16'
+        ? bf16Matrices * TILE * width * 2 + notesBytes
+        : fp32Matrices * tileBytes('f32', width) + (square ? tileBytes('f32', TILE) : 0),
   }
 }
+
+/** What attention_bf16_cuda.h keeps beside matrices. */
+const notesBytes = 2048
+const forwardMemory = { bf16Matrices: 5, fp32Matrices: 3, square: false }
+const backwardMemory = { bf16Matrices: 6, fp32Matrices: 4, square: true }
 
 export const attention = defineKernel({
   name: 'attention',
@@ -148,7 +155,7 @@ export const attention = defineKernel({
   tolerance: 2e-6,
   flops: operations(2),
   cuda: {
-    launches: (dims, { sequence }, call) => [launch('forward', dims.heads!, 3, false, sequence!, dims, call)],
+    launches: (dims, { sequence }, call) => [launch('forward', dims.heads!, forwardMemory, sequence!, dims, call)],
   },
 })
 
@@ -196,11 +203,13 @@ export const attentionBackward = defineKernel({
   tolerance: 5e-6,
   flops: operations(5),
   cuda: {
+    // With BF16, probabilities and their gradients are rounded where they enter a product.
+    tolerance: { f32: 5e-6, bf16: 1e-3 },
     workspace: ({ rows, heads }) => 4 * rows! * heads!,
     launches: (dims, { sequence }, call) => [
-      { entry: 'dots', grid: Math.ceil((dims.rows! * dims.heads!) / 4), block: TILE_THREADS },
-      launch('keys', (dims.columns! - dims.heads!) / 2, 4, true, sequence!, dims, call),
-      launch('queries', dims.heads!, 4, true, sequence!, dims, call),
+      { entry: 'dots', grid: Math.ceil((dims.rows! * dims.heads!) / 16), block: 256 },
+      launch('keys', (dims.columns! - dims.heads!) / 2, backwardMemory, sequence!, dims, call),
+      launch('queries', dims.heads!, backwardMemory, sequence!, dims, call),
     ],
   },
 })

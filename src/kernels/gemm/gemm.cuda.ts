@@ -1,4 +1,4 @@
-import type { CudaKernel, Place, Product } from '../../tensor/cuda.ts'
+import type { CudaCall, CudaKernel, Launch, Place, Product, Scalars, ScaleLayout } from '../../tensor/cuda.ts'
 import type { Dims } from '../../tensor/kernel.ts'
 
 /**
@@ -15,7 +15,7 @@ const factorBytes = 256
 const aligned = (bytes: number): number => Math.ceil(bytes / 256) * 256
 const threads = 256
 /** One thread for `elements` elements, in blocks of `threads`. */
-const cover = (count: number, elements: number) => ({
+export const cover = (count: number, elements: number) => ({
   grid: Math.min(Math.ceil(count / elements / threads), 2 ** 20),
   block: threads,
 })
@@ -36,19 +36,26 @@ function layoutOf(m: number, n: number, k: number): Layout {
 
 type Side = 'n' | 't'
 
+/** The dtype to which operands are brought. */
+const operandsOf = ({ a, b }: CudaCall['dtypes'], round: number | undefined): 'bf16' | 'f32' =>
+  round === 1 || (a === 'bf16' && b === 'bf16') ? 'bf16' : 'f32'
+
 /** The kernels of gemm.ts. `layoutA` t: a is [k,m]; `layoutB` t: b is [n,k]. */
 export function plainProduct(layoutA: Side, layoutB: Side): CudaKernel {
   const sizes = (dims: Dims) => dims as { m: number; n: number; k: number }
   return {
     tolerance,
-    workspace(dims) {
+    workspace(dims, { round }, { dtypes }) {
       const { m, n, k } = sizes(dims)
-      return layoutOf(m, n, k).end
+      const { b, c, end } = layoutOf(m, n, k)
+      const dtype = operandsOf(dtypes, round)
+      if (dtypes.c === 'bf16' && dtype === 'f32') return end
+      return dtypes.b !== dtype ? c : dtypes.a !== dtype ? b : 0
     },
     launches(dims, { round, accumulate }, { dtypes }) {
       const { m, n, k } = sizes(dims)
       const layout = layoutOf(m, n, k)
-      const dtype = round === 1 || (dtypes.a === 'bf16' && dtypes.b === 'bf16') ? 'bf16' : 'f32'
+      const dtype = operandsOf(dtypes, round)
       const a: Place = { at: dtypes.a === dtype ? 'a' : layout.a, dtype }
       const b: Place = { at: dtypes.b === dtype ? 'b' : layout.b, dtype }
       // cuBLASLt writes BF16 only from BF16 operands.
@@ -63,13 +70,24 @@ export function plainProduct(layoutA: Side, layoutB: Side): CudaKernel {
         accumulate: direct && accumulate === 1,
       }
       return [
-        ...(dtypes.a === dtype ? [] : [{ entry: 'cast_a', ...cover(m * k, 4) }]),
-        ...(dtypes.b === dtype ? [] : [{ entry: 'cast_b', ...cover(n * k, 4) }]),
+        ...(dtypes.a === dtype ? [] : [{ entry: 'cast_a', ...cover(m * k, 8) }]),
+        ...(dtypes.b === dtype ? [] : [{ entry: 'cast_b', ...cover(n * k, 8) }]),
         product,
         ...(direct ? [] : [{ entry: 'finish', ...cover(m * n, 1) }]),
       ]
     },
   }
+}
+
+/** A product of codes, multiplied by tensor cores that read them, where cuBLASLt offers it. */
+export interface Native {
+  readonly dtype: 'e4m3' | 'e2m1'
+  /** Layouts of the scales, or undefined if the call is not of this kind. */
+  layouts(dims: Dims, scalars: Scalars): { readonly a: ScaleLayout; readonly b: ScaleLayout } | undefined
+  /** Names of the arguments with the scales of one for each tensor, which lie as they should. */
+  readonly scales?: { readonly a: string; readonly b: string }
+  /** Launches that bring scales to the place of their operand in the workspace. */
+  arrange?(dims: Dims): readonly Launch[]
 }
 
 export interface Expansion {
@@ -79,19 +97,57 @@ export interface Expansion {
   k(dims: Dims): number
   /** Scales of whole tensors, multiplied into the sums. */
   readonly factor: boolean
+  readonly native?: Native
+  readonly tolerance?: number
+}
+
+/** Whether cuBLASLt can write c itself: one factor for all of it, and BF16 from BF16 alone. */
+const isDirect = (dtype: 'bf16' | 'f32', { a_per_row, b_per_row }: Scalars, { dtypes }: CudaCall): boolean =>
+  a_per_row !== 1 && b_per_row !== 1 && (dtypes.c === 'f32' || dtype === 'bf16')
+
+function nativeLaunches(
+  native: Native,
+  { m, n, k }: { m: number; n: number; k: number },
+  layout: Layout,
+  dims: Dims,
+  scalars: Scalars,
+  { dtypes, offers }: CudaCall,
+): (Launch | Product)[] | undefined {
+  const layouts = native.layouts(dims, scalars)
+  // Rows of codes that tensor cores read begin at multiples of 16 bytes, and so do those of c.
+  if (!offers || !layouts || m % 16 !== 0 || n % 16 !== 0 || k % 32 !== 0) return undefined
+  const { dtype, scales } = native
+  const product: Product = {
+    m,
+    n,
+    k,
+    a: { at: 'a_codes', dtype, scales: { at: scales?.a ?? layout.a, layout: layouts.a }, transposed: false },
+    b: { at: 'b_codes', dtype, scales: { at: scales?.b ?? layout.b, layout: layouts.b }, transposed: true },
+    c: { at: 'c', dtype: dtypes.c as 'f32' | 'bf16' },
+    ...(dtype === 'e2m1' ? { alpha: 0 } : {}),
+    accumulate: scalars.accumulate === 1,
+  }
+  return offers(product) ? [...(native.arrange?.(dims) ?? []), product] : undefined
 }
 
 /** Products of images: codes are expanded to values times block scales, multiplied, and scaled by what belongs to whole tensors or rows. */
-export function expandedProduct({ dtype, k: lengthOf, factor }: Expansion): CudaKernel {
+export function expandedProduct(expansion: Expansion): CudaKernel {
+  const { dtype, k: lengthOf, factor, native } = expansion
   return {
-    tolerance,
-    workspace: dims => layoutOf(dims.m!, dims.n!, lengthOf(dims)).end,
-    launches(dims, { accumulate, a_per_row, b_per_row }, { dtypes }) {
+    tolerance: expansion.tolerance ?? tolerance,
+    workspace(dims, scalars, call) {
+      const { c, end } = layoutOf(dims.m!, dims.n!, lengthOf(dims))
+      return isDirect(dtype, scalars, call) ? c : end
+    },
+    launches(dims, scalars, call) {
       const { m, n } = dims as { m: number; n: number }
+      const { accumulate } = scalars
+      const { dtypes } = call
       const k = lengthOf(dims)
       const layout = layoutOf(m, n, k)
-      const perRow = a_per_row === 1 || b_per_row === 1
-      const direct = !perRow && (dtypes.c === 'f32' || dtype === 'bf16')
+      const read = native && nativeLaunches(native, { m, n, k }, layout, dims, scalars, call)
+      if (read) return read
+      const direct = isDirect(dtype, scalars, call)
       const product: Product = {
         m,
         n,

@@ -11,6 +11,25 @@ __device__ inline void expand(const uint8_t* codes, const float* scales, void* t
   expand_codes<E4M3, float>(codes, to, rows, k, scale);
 }
 
+// Scales as cuBLASLt reads them: src/tensor/cuda.ts, ScaleLayout.
+__device__ inline void arrange(const float* scales, void* to, int64_t rows, int64_t scale_rows, int64_t blocks) {
+  float* const out = static_cast<float*>(to);
+  if (scale_rows == rows) GRID_LOOP(i, rows * blocks) out[i] = scales[i % rows * blocks + i / rows];
+  else {
+    const int64_t pitch = (blocks + 3) / 4 * 4;
+    GRID_LOOP(i, scale_rows * pitch) out[i] = i % pitch < blocks ? scales[i / pitch * blocks + i % pitch] : 0.0f;
+  }
+}
+
+__device__ void run_gemm_fp8_arrange_a(const gemm_fp8_args& g, void* workspace) {
+  arrange(g.a_scales, space(g, workspace).a, g.m, g.a_scale_rows, g.blocks);
+}
+EXPORT_CUDA_ENTRY(gemm_fp8, arrange_a, 256)
+__device__ void run_gemm_fp8_arrange_b(const gemm_fp8_args& g, void* workspace) {
+  arrange(g.b_scales, space(g, workspace).b, g.n, g.b_scale_rows, g.blocks);
+}
+EXPORT_CUDA_ENTRY(gemm_fp8, arrange_b, 256)
+
 __device__ void run_gemm_fp8_expand_a(const gemm_fp8_args& g, void* workspace) {
   expand(g.a_codes, g.a_scales, space(g, workspace).a, g.m, g.k, g.a_scale_rows, g.blocks);
 }

@@ -7,8 +7,7 @@ __device__ inline ProductSpace space(const gemm_nvfp4_args& g, void* workspace) 
 }
 
 __device__ inline void expand(const uint8_t* codes, const uint8_t* scales, void* to, int64_t rows, int64_t blocks) {
-  const auto scale = [=](int64_t row, int64_t column) { return decode<One, E4M3>(scales[row * blocks + column / 16]); };
-  expand_codes<E2M1, bf16>(codes, to, rows, 16 * blocks, scale);
+  expand_sixteens(codes, static_cast<bf16*>(to), rows * blocks, [=](int64_t group) { return decode<One, E4M3>(scales[group]); });
 }
 
 __device__ void run_gemm_nvfp4_expand_a(const gemm_nvfp4_args& g, void* workspace) {
