@@ -205,7 +205,6 @@ const sameSpec = (a: Quantized, b: Quantized): boolean => {
 
 /** Whether `bothImages` can make the image of x that `row` asks for and the image of xᵀ that `column` asks for. */
 export const areMadeTogether = (row: ImageRequest, column: ImageRequest): boolean =>
-  quantize[row.spec.format].both !== undefined &&
   !row.hadamard &&
   !row.spec.square &&
   !row.spec.of &&
@@ -214,7 +213,10 @@ export const areMadeTogether = (row: ImageRequest, column: ImageRequest): boolea
   row.random === column.random &&
   sameSpec(row.spec, column.spec)
 
-/** The images of x and of xᵀ, read once for both amaxes and once for the codes; for requests of which `areMadeTogether` is true. */
+/**
+ * The images of x and of xᵀ, read once for both amaxes and, where blocks are so short that one kernel makes both, once for the codes; for requests of
+ * which `areMadeTogether` is true.
+ */
 export function bothImages(
   backend: Backend,
   allocate: Allocate,
@@ -230,10 +232,16 @@ export function bothImages(
   backend.run(amaxBoth, { amax: row.amax, amax_t: column.amax, x, ...rotation })
   const made = emptyImage(allocate, rows, cols, row, row.amax)
   const made_t = emptyImage(allocate, cols, rows, column, column.amax)
-  const images = { codes: made.codes, scales: made.scales, codes_t: made_t.codes, scales_t: made_t.scales }
-  const amaxes = { amax: row.amax, amax_t: column.amax }
-  const streams = { stream: row.stream, stream_t: column.stream }
-  runWith(backend, quantize[spec.format].both!, { ...images, x, ...amaxes, ...rotation, random, ...streams }, spec)
+  const { both, rows: ofRows, columns: ofColumns } = quantize[spec.format]
+  const first = { codes: made.codes, scales: made.scales, x, amax: row.amax, random, stream: row.stream }
+  if (both) {
+    const second = { codes_t: made_t.codes, scales_t: made_t.scales, amax_t: column.amax, stream_t: column.stream }
+    runWith(backend, both, { ...first, ...second, ...rotation }, spec)
+  } else {
+    const { codes, scales, amax } = made_t
+    runWith(backend, ofRows, { ...first, signs: undefined, hadamard: 0 }, spec)
+    runWith(backend, ofColumns, { ...first, codes, scales, amax, stream: column.stream, ...rotation }, spec)
+  }
   return { row: made, column: made_t }
 }
 

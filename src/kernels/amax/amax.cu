@@ -2,7 +2,7 @@
 //
 // Blocks add what they found to one pair of words for each result; the last block to do so writes it and clears the pair for the next launch.
 // Launches of these kernels must therefore follow one another, as they do on one stream.
-#include "piece_cuda.h"
+#include "sixteens_cuda.h"
 
 static constexpr uint32_t infinite = 0x7f800000u;
 
@@ -15,6 +15,10 @@ struct Found {
     any = a > any ? a : any;
     if (a <= infinite && a > finite) finite = a;
   }
+  __device__ void add(const Magnitudes& seen) {
+    add(seen.largest);
+    if (!seen.finite()) any = infinite;
+  }
 };
 
 // For all threads of all blocks; `which` result of the launch this is.
@@ -23,8 +27,11 @@ __device__ void finish(const Found& found, float* amax, int which = 0) {
   __syncthreads();
   if (threadIdx.x == 0) finite = any = 0;
   __syncthreads();
-  atomicMax(&finite, found.finite);
-  atomicMax(&any, found.any);
+  const uint32_t of_warp = __reduce_max_sync(0xffffffffu, found.finite), any_of_warp = __reduce_max_sync(0xffffffffu, found.any);
+  if (threadIdx.x % 32 == 0) {
+    atomicMax(&finite, of_warp);
+    atomicMax(&any, any_of_warp);
+  }
   __syncthreads();
   if (threadIdx.x != 0) return;
   atomicMax(&found_finite[which], finite);
@@ -36,17 +43,60 @@ __device__ void finish(const Found& found, float* amax, int which = 0) {
   blocks_done[which] = 0;
 }
 
-template <class Act> __device__ void amax(const amax_args<Act>& a) {
+// This thread's share of `count` values.
+template <class Act> __device__ Found found_in(const Act* values, int64_t count) {
+  const int64_t eights = in_sixteens(values) ? count / 8 : 0;
+  Magnitudes seen;
+#pragma unroll 4
+  GRID_LOOP(u, eights) {
+    const Eight x = load_eight(values + 8 * u);
+#pragma unroll
+    for (int i = 0; i < 8; i++) seen.add(x.v[i]);
+  }
+  GRID_LOOP(i, count - 8 * eights) seen.add(load(values + 8 * eights + i));
   Found found;
-  GRID_LOOP(i, a.rows * a.cols) found.add(load(a.x + i));
-  finish(found, a.amax);
+  found.add(seen);
+  return found;
 }
+
+template <class Act> __device__ void amax(const amax_args<Act>& a) { finish(found_in(a.x, a.rows * a.cols), a.amax); }
 EXPORT_CUDA_ACT(amax)
 
+// Columns rotated by 16, and what they are before: a warp has 16 rows of 64 columns at a time.
+__device__ inline Found rotated_columns(const bf16* x, int64_t rows, int64_t cols, uint32_t signs, Magnitudes* plain = nullptr) {
+  const int64_t across = cols / 64, first = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32, warps = (int64_t)gridDim.x * blockDim.x / 32;
+  Magnitudes seen;
+  for (int64_t task = first; task < rows / 16 * across; task += warps) {
+    ColumnPair pair;
+    pair.load_from(x + task / across * 16 * cols + task % across * 64 + threadIdx.x % 32 * 2, cols);
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      float v[16];
+      pair.get(c, v);
+      if (plain)
+#pragma unroll
+        for (int i = 0; i < 16; i++) plain->add(v[i]);
+      rotate_sixteen(v, signs);
+#pragma unroll
+      for (int i = 0; i < 16; i++) seen.add(v[i]);
+    }
+  }
+  // The largest, rounded, is the largest of the rounded.
+  seen.largest = round_bf16(seen.largest);
+  Found found;
+  found.add(seen);
+  return found;
+}
+
 template <class Act> __device__ void amax_rotated(const amax_rotated_args<Act>& a) {
-  __shared__ Piece loaded, rotated;
+  auto& [loaded, rotated] = shared_pieces();
   const Cut cut(a.rows, a.cols, a.columns != 0);
   Found found;
+  if constexpr (IsBf16<Act>::value)
+    if (a.columns && a.hadamard == 16 && a.cols % 64 == 0 && in_sixteens(a.x)) {
+      finish(rotated_columns(a.x, a.rows, a.cols, a.signs[0]), a.amax);
+      return;
+    }
   EACH_BLOCK(task, cut.down() * cut.across()) {
     const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;
     const Piece& piece = prepare_piece(loaded, rotated, a.x, cut, line, start, a.hadamard, a.signs);
@@ -58,9 +108,24 @@ template <class Act> __device__ void amax_rotated(const amax_rotated_args<Act>& 
 EXPORT_CUDA_ACT(amax_rotated)
 
 template <class Act> __device__ void amax_both(const amax_both_args<Act>& a) {
-  __shared__ Piece loaded, rotated;
+  auto& [loaded, rotated] = shared_pieces();
   const Cut cut(a.rows, a.cols, true);
   Found found, found_t;
+  if constexpr (IsBf16<Act>::value)
+    if (a.hadamard == 16 && a.cols % 64 == 0 && in_sixteens(a.x)) {
+      Magnitudes plain;
+      found_t = rotated_columns(a.x, a.rows, a.cols, a.signs[0], &plain);
+      found.add(plain);
+      finish(found, a.amax);
+      finish(found_t, a.amax_t, 1);
+      return;
+    }
+  if (a.hadamard == 0) {
+    found = found_in(a.x, a.rows * a.cols);
+    finish(found, a.amax);
+    finish(found, a.amax_t, 1);
+    return;
+  }
   EACH_BLOCK(task, cut.down() * cut.across()) {
     const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;
     const Piece& piece = prepare_piece(loaded, rotated, a.x, cut, line, start, a.hadamard, a.signs);
@@ -77,7 +142,7 @@ template <class Act> __device__ void amax_both(const amax_both_args<Act>& a) {
 EXPORT_CUDA_ACT(amax_both)
 
 template <class Act> __device__ void amax_lines(const amax_lines_args<Act>& a) {
-  __shared__ Piece loaded, rotated;
+  auto& [loaded, rotated] = shared_pieces();
   __shared__ uint32_t largest[LINES];
   const Cut cut(a.rows, a.cols, a.columns != 0);
   Found found;

@@ -65,6 +65,13 @@ export const amaxRotated = defineKernel({
       scalars: { hadamard: 16, columns: 1 },
       inputs: dims => ({ x: withValue(dims, Number.NaN, 345) }),
     },
+    { dims: { rows: 48, cols: 128, sign_words: 4 }, scalars: { hadamard: 16, columns: 1 } },
+    {
+      name: 'NaN in whole tiles',
+      dims: { rows: 48, cols: 128, sign_words: 4 },
+      scalars: { hadamard: 16, columns: 1 },
+      inputs: dims => ({ x: withValue(dims, Number.NaN, 345) }),
+    },
     { dims: { rows: 2048, cols: 1024, sign_words: 4 }, scalars: { hadamard: 16, columns: 1 }, bench: true },
   ],
   tolerance: 0,

@@ -151,6 +151,12 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
     hadamard,
     options: i % 2 ? round : {},
   }))
+  const whole: Variant[] = [
+    { rows: 256, cols: 128, filling: 'ties' },
+    { rows: 128, cols: 384, filling: 'edges', options: round },
+    { rows: 256, cols: 128, filling: 'bad' },
+    ...(layout === 'square' ? [] : [{ rows: 256, cols: 128, filling: 'edges' as const, hadamard: 16, options: round }]),
+  ]
   const big = { rows: 2048, cols: 1024, filling: 'normal', bench: true } as const
   const timed: Variant[] = [
     big,
@@ -160,6 +166,8 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
   ]
   const special = eden ? [] : linesOf[scale].filter(({ options }) => perLine(layout) || options?.outer !== 'row')
   const variants =
-    layout === 'square' ? [...shared, ...special, ...timed] : [...shared, ...special, ...rotated, ...timed]
+    layout === 'square'
+      ? [...shared, ...special, ...whole, ...timed]
+      : [...shared, ...special, ...rotated, ...whole, ...timed]
   return variants.map(variant => caseOf(format, layout, eden, variant))
 }

@@ -1,5 +1,5 @@
 // quantize_nvfp4_rows, _columns, _square, _both and their MS-EDEN forms: contracts in quantize.ts. Other formats: quantize_mx and quantize_fp8.
-#include "quantize_cuda.h"
+#include "sixteens_cuda.h"
 
 template <class A> __device__ Scaling scaling_of(const A& a) {
   Scaling s{a.limit, a.bound};
@@ -12,33 +12,65 @@ template <class A> __device__ Request<NVFP4> request_of(const A& a, const Scalin
   return Request<NVFP4>{a.codes, a.scales, a.amax, a.per_row, a.signs, a.hadamard, a.random, a.stream, s};
 }
 
+template <Rounding How, class Act> __device__ void image_of_rows(const Request<NVFP4>& q, const Act* x, int64_t rows, int64_t cols) {
+  if constexpr (IsBf16<Act>::value)
+    if (rows_by_sixteens(q, x)) return quantize_rows_by_sixteens<How>(q, x, rows, cols);
+  quantize_lines<NVFP4, How>(q, x, rows, cols, false);
+}
+template <Rounding How, class Act> __device__ void image_of_columns(const Request<NVFP4>& q, const Act* x, int64_t rows, int64_t cols) {
+  if constexpr (IsBf16<Act>::value)
+    if (columns_by_sixteens(q, x, rows, cols)) return quantize_columns_by_sixteens<How>(q, x, rows, cols);
+  quantize_lines<NVFP4, How>(q, x, rows, cols, true);
+}
+
 template <class Act> __device__ void quantize_nvfp4_rows(const quantize_nvfp4_rows_args<Act>& a) {
-  quantize_lines(request_of(a, scaling_of(a)), a.x, a.rows, a.cols, false, a.rounding);
+  const Request<NVFP4> q = request_of(a, scaling_of(a));
+  if (a.rounding) image_of_rows<Rounding::stochastic>(q, a.x, a.rows, a.cols);
+  else image_of_rows<Rounding::nearest>(q, a.x, a.rows, a.cols);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_rows)
 
 template <class Act> __device__ void quantize_nvfp4_columns(const quantize_nvfp4_columns_args<Act>& a) {
-  quantize_lines(request_of(a, scaling_of(a)), a.x, a.rows, a.cols, true, a.rounding);
+  const Request<NVFP4> q = request_of(a, scaling_of(a));
+  if (a.rounding) image_of_columns<Rounding::stochastic>(q, a.x, a.rows, a.cols);
+  else image_of_columns<Rounding::nearest>(q, a.x, a.rows, a.cols);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_columns)
 
 template <class Act> __device__ void quantize_nvfp4_eden_rows(const quantize_nvfp4_eden_rows_args<Act>& a) {
-  quantize_lines<NVFP4, Rounding::eden>(request_of(a, Scaling{a.limit, a.bound}), a.x, a.rows, a.cols, false);
+  image_of_rows<Rounding::eden>(request_of(a, Scaling{a.limit, a.bound}), a.x, a.rows, a.cols);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_eden_rows)
 
 template <class Act> __device__ void quantize_nvfp4_eden_columns(const quantize_nvfp4_eden_columns_args<Act>& a) {
-  quantize_lines<NVFP4, Rounding::eden>(request_of(a, Scaling{a.limit, a.bound}), a.x, a.rows, a.cols, true);
+  image_of_columns<Rounding::eden>(request_of(a, Scaling{a.limit, a.bound}), a.x, a.rows, a.cols);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_eden_columns)
 
 template <class Act> __device__ void quantize_nvfp4_square(const quantize_nvfp4_square_args<Act>& a) {
   const Request<NVFP4> q{a.codes, a.scales, a.amax, 0, nullptr, 0, a.random, a.stream, scaling_of(a)};
+  if constexpr (IsBf16<Act>::value)
+    if (!a.rounding && !a.four_over_six && in_tiles(a.x, a.rows, a.cols)) {
+      quantize_square_by_sixteens(q, a.codes_t, a.scales_t, a.x, a.rows, a.cols);
+      return;
+    }
   quantize_square(q, a.codes_t, a.scales_t, a.x, a.rows, a.cols, a.rounding);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_square)
 
+template <Rounding How, class Act>
+__device__ void images_of_both(const Request<NVFP4>& row, const Request<NVFP4>& column, const Act* x, int64_t rows, int64_t cols) {
+  if constexpr (IsBf16<Act>::value)
+    if (columns_by_sixteens(column, x, rows, cols)) return quantize_columns_by_sixteens<How>(column, x, rows, cols, &row);
+  image_of_rows<How>(row, x, rows, cols);
+  image_of_columns<How>(column, x, rows, cols);
+}
+
 template <class Act> __device__ void quantize_nvfp4_both(const quantize_nvfp4_both_args<Act>& a) {
-  quantize_both<NVFP4>(a, a.amax, a.amax_t, scaling_of(a));
+  const Scaling s = scaling_of(a);
+  const Request<NVFP4> row{a.codes, a.scales, a.amax, 0, nullptr, 0, a.random, a.stream, s};
+  const Request<NVFP4> column{a.codes_t, a.scales_t, a.amax_t, 0, a.signs, a.hadamard, a.random, a.stream_t, s};
+  if (a.rounding) images_of_both<Rounding::stochastic>(row, column, a.x, a.rows, a.cols);
+  else images_of_both<Rounding::nearest>(row, column, a.x, a.rows, a.cols);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_both)

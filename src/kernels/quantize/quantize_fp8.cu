@@ -1,5 +1,5 @@
 // quantize_fp8_* and quantize_fp8_tensor_*: contracts in quantize.ts.
-#include "quantize_cuda.h"
+#include "fp8_cuda.h"
 
 template <class Act, class A> __device__ Scaling scaling_of(const A& a) {
   Scaling s{a.limit};
@@ -10,11 +10,19 @@ template <class Act, class A> __device__ Scaling scaling_of(const A& a) {
 
 template <class Format, class Act, class A> __device__ void lines_of(const A& a, const float* amax, bool columns) {
   const Request<Format> q{a.codes, a.scales, amax, 0, a.signs, a.hadamard, a.random, a.stream, scaling_of<Act>(a)};
+  if constexpr (IsBf16<Act>::value && !Format::whole)
+    if (!a.rounding && !a.hadamard) {
+      if (!columns && a.cols % 8 == 0 && in_sixteens(a.x)) return quantize_fp8_rows_by_lanes(q, a.x, a.rows, a.cols);
+      if (columns && in_tiles(a.x, a.rows, a.cols)) return quantize_fp8_columns_by_tiles(q, a.x, a.rows, a.cols);
+    }
   quantize_lines(q, a.x, a.rows, a.cols, columns, a.rounding);
 }
 
 template <class Format, class Act, class A> __device__ void square_of(const A& a, const float* amax) {
   const Request<Format> q{a.codes, a.scales, amax, 0, nullptr, 0, a.random, a.stream, scaling_of<Act>(a)};
+  if constexpr (IsBf16<Act>::value && !Format::whole)
+    if (!a.rounding && in_tiles(a.x, a.rows, a.cols) && a.cols % 128 == 0)
+      return quantize_fp8_square_by_tiles(q, a.codes_t, a.scales_t, a.x, a.rows, a.cols);
   quantize_square(q, a.codes_t, a.scales_t, a.x, a.rows, a.cols, a.rounding);
 }
 

@@ -3,7 +3,7 @@
 #include "piece_cuda.h"
 
 template <class Act> __device__ void rotate(const rotate_args<Act>& a) {
-  __shared__ Piece loaded, rotated;
+  auto& [loaded, rotated] = shared_pieces();
   const Cut cut(a.rows, a.cols, a.columns != 0);
   EACH_BLOCK(task, cut.down() * cut.across()) {
     const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;

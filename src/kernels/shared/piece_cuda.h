@@ -12,6 +12,15 @@ struct Piece {
   float value[SPAN][LINES + 1];
 };
 
+// One pair for all that a kernel does.
+struct Pieces {
+  Piece loaded, rotated;
+};
+__device__ inline Pieces& shared_pieces() {
+  __shared__ __align__(16) Pieces pieces;
+  return pieces;
+}
+
 // How a matrix [rows, cols] is cut in pieces along its rows or its columns.
 struct Cut {
   int64_t cols, lines, length;

@@ -93,7 +93,7 @@ __device__ void quantize_block(const Request<Format>& q, const Piece& piece, con
 // The image of x (`columns`: of its transpose).
 template <class Format, Rounding How, class Act>
 __device__ void quantize_lines(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols, bool columns) {
-  __shared__ Piece loaded, rotated;
+  auto& [loaded, rotated] = shared_pieces();
   const Cut cut(rows, cols, columns);
   if constexpr (Format::whole)
     if (blockIdx.x == 0 && threadIdx.x == 0) q.scales[0] = float_of(whole_scale(q).stored);
