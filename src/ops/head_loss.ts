@@ -1,7 +1,9 @@
 import { crossEntropy, lossSum } from '../kernels/cross_entropy/cross_entropy.ts'
 import { gemmNn, gemmNt, gemmTn } from '../kernels/gemm/gemm.ts'
+import type { DType } from '../tensor/dtype.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { passGradient } from './add.ts'
+import { castTo } from './image.ts'
 import { type Parameter, type Tape, Var } from './tape.ts'
 
 export interface HeadLossOptions {
@@ -13,7 +15,7 @@ export interface HeadLossOptions {
   readonly losses?: Tensor
   /** Operands of the three products are rounded to BF16. */
   readonly round: boolean
-  /** Rows whose logits exist at one time; by default so many that they take about 2 MB, at least 512: each chunk reads all of w. */
+  /** Rows whose logits exist at one time; by default so many that they take the backend's `temporaryBytes`, at least 512: each chunk reads all of w. */
   readonly chunk?: number
 }
 
@@ -28,11 +30,14 @@ export function headLoss(tape: Tape, h: Var, weight: Parameter, targets: Tensor,
   const { backend } = tape
   const [rows, cols] = h.value.shape as [number, number]
   const vocab = weight.shape[0]!
-  const { scale, loss, chunk = Math.max(512, Math.floor(2 ** 13 / vocab) * 64) } = options
+  const { scale, loss, chunk = Math.max(512, Math.floor(backend.temporaryBytes / 256 / vocab) * 64) } = options
   if (tape.recording && !scale)
     throw new TypeError('headLoss: scale must be f32[1] where gradients are wanted, got nothing')
   const round = options.round ? 1 : 0
-  const w = weight.value
+  // Operands that are wanted in BF16 are rounded once, not in each product, where that is the dtype of activations anyway.
+  const halves = options.round && tape.activations === 'bf16'
+  const allocate = (dtype: DType, shape: readonly number[]): Tensor => tape.allocate(dtype, shape)
+  const w = halves ? castTo(backend, allocate, weight.value, 'bf16') : weight.value
   const losses = options.losses ?? tape.allocate('f32', [rows])
   const dh = tape.recording ? tape.allocate('act', h.value.shape) : undefined
   for (let start = 0; start < rows; start += chunk)
@@ -40,17 +45,20 @@ export function headLoss(tape: Tape, h: Var, weight: Parameter, targets: Tensor,
       const n = Math.min(chunk, rows - start)
       const a = h.value.part(start * cols, [n, cols])
       const logits = tape.allocate('f32', [n, vocab])
+      const rounded = halves && dh ? tape.allocate('bf16', [n, vocab]) : undefined
       backend.run(gemmNt, { c: logits, a, b: w, accumulate: 0, round })
       backend.run(crossEntropy, {
         logits,
         losses: losses.part(start, [n]),
         targets: targets.part(start, [n]),
         scale,
+        rounded,
         gradient: dh ? 1 : 0,
       })
       if (!dh) return
-      backend.run(gemmNn, { c: dh.part(start * cols, [n, cols]), a: logits, b: w, accumulate: 0, round })
-      backend.run(gemmTn, { c: weight.gradient, a: logits, b: a, accumulate: 1, round })
+      const slopes = rounded ?? logits
+      backend.run(gemmNn, { c: dh.part(start * cols, [n, cols]), a: slopes, b: w, accumulate: 0, round })
+      backend.run(gemmTn, { c: weight.gradient, a: slopes, b: a, accumulate: 1, round })
     })
   backend.run(lossSum, { loss, losses, targets })
   if (!dh) return

@@ -54,21 +54,29 @@ static void run_cross_entropy(const cross_entropy_args& a) {
   parallel_rows(a.rows, 8, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       float* row = a.logits + r * a.vocab;
+      bf16* const rounded = a.rounded ? a.rounded + r * a.vocab : nullptr;
       const int64_t target = a.targets[r];
       if (target < 0 || target >= a.vocab) {
         const float value = target == -1 ? 0.0f : nan;
         a.losses[r] = value;
         if (a.gradient)
-          for (int64_t c = 0; c < a.vocab; c++) row[c] = value;
+          for (int64_t c = 0; c < a.vocab; c++)
+            if (rounded) store(rounded + c, value);
+            else row[c] = value;
         continue;
       }
       const float largest = largest_of(row, a.vocab);
       const double wanted = row[target];
       const double sum =
-          a.gradient ? exponentials<true>(row, a.vocab, largest) : exponentials<false>(row, a.vocab, largest);
+          a.gradient && !rounded ? exponentials<true>(row, a.vocab, largest) : exponentials<false>(row, a.vocab, largest);
       a.losses[r] = (float)(std::log(sum) + largest - wanted);
       if (!a.gradient) continue;
       const float factor = (float)(scale / sum);
+      if (rounded) {
+        for (int64_t c = 0; c < a.vocab; c++) store(rounded + c, fast_exp(row[c] - largest) * factor);
+        store(rounded + target, (float)((fast_exp((float)wanted - largest) / sum - 1.0) * scale));
+        continue;
+      }
       const float at_target = row[target];
       for (int64_t c = 0; c < a.vocab; c++) row[c] *= factor;
       row[target] = (float)((at_target / sum - 1.0) * scale);

@@ -9,7 +9,8 @@ const everyThird = (rows: number, vocab: number): Int32Array =>
  *   losses[r] = log(sum_c exp l[r,c]) - l[r,t]          l[r,c] <- (softmax(l[r])[c] - (c = t)) * scale
  *
  * A target of -1 is ignored: loss and gradient 0. Any other target outside 0 .. vocab-1 gives NaN, which the guards of a run find.
- * With `gradient` 0 the logits stay as they are and `scale` may be absent.
+ * With `gradient` 0 the logits stay as they are and `scale` may be absent. Where `rounded` is given it receives the gradient,
+ * rounded to BF16, and the logits stay as they are.
  */
 export const crossEntropy = defineKernel({
   name: 'cross_entropy',
@@ -18,16 +19,18 @@ export const crossEntropy = defineKernel({
     losses: output('f32', 'rows'),
     targets: input('i32', 'rows'),
     scale: optional(input('f32', 1)),
+    rounded: optional(output('bf16', 'rows', 'vocab')),
     gradient: i32,
   },
-  reference({ logits, losses, targets, scale, gradient }, { rows, vocab }) {
+  reference({ logits, losses, targets, scale, rounded, gradient }, { rows, vocab }) {
     const factor = scale ? scale[0]! : 1
     for (let r = 0; r < rows!; r++) {
       const row = logits.subarray(r * vocab!, (r + 1) * vocab!)
+      const slopes = (rounded ?? logits).subarray(r * vocab!, (r + 1) * vocab!)
       const target = targets[r]!
       if (target === -1) {
         losses[r] = 0
-        if (gradient) row.fill(0)
+        if (gradient) slopes.fill(0)
         continue
       }
       let largest = Number.NEGATIVE_INFINITY
@@ -37,8 +40,8 @@ export const crossEntropy = defineKernel({
       const known = target >= 0 && target < vocab!
       losses[r] = known ? Math.log(sum) + largest - row[target]! : Number.NaN
       if (!gradient) continue
-      for (let c = 0; c < vocab!; c++) row[c] = (Math.exp(row[c]! - largest) / sum - (c === target ? 1 : 0)) * factor
-      if (!known) row.fill(Number.NaN)
+      for (let c = 0; c < vocab!; c++) slopes[c] = (Math.exp(row[c]! - largest) / sum - (c === target ? 1 : 0)) * factor
+      if (!known) slopes.fill(Number.NaN)
     }
   },
   cases: [
@@ -68,6 +71,12 @@ export const crossEntropy = defineKernel({
       dims: { rows: 3, vocab: 33 },
       scalars: { gradient: 1 },
       inputs: () => ({ targets: Int32Array.of(33, -2, 5) }),
+    },
+    {
+      dims: { rows: 7, vocab: 1032 },
+      scalars: { gradient: 1 },
+      with: ['scale', 'rounded'],
+      inputs: ({ rows, vocab }) => ({ targets: everyThird(rows!, vocab!), scale: Float32Array.of(1 / 64) }),
     },
     {
       dims: { rows: 2048, vocab: 272 },
