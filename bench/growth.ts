@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os'
 import { renderTable } from '../src/cli/table.ts'
 import { Contestant, median, tokensOf } from './peers/contestant.ts'
-import type { ModelSpec } from './peers/halfbyte.ts'
+import type { ModelSpec } from './peers/work.ts'
 
 /**
  * How the cost of a training step in NVFP4 grows with the width of a model and with its context. Every size is a process of its own, so

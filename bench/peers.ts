@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { packageRoot } from '../src/backends/open.ts'
 import { renderTable } from '../src/cli/table.ts'
 import { type Answer, type Choice, Contestant, median, tokensOf } from './peers/contestant.ts'
-import type { LinearSpec, ModelSpec, PeerSpec } from './peers/halfbyte.ts'
+import type { LinearSpec, ModelSpec, PeerSpec } from './peers/work.ts'
 
 /**
  * One training step of the same model, or one linear layer, in halfbyte and in PyTorch, on the same cores. Every contestant is a process of its own; they

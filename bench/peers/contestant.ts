@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { packageRoot } from '../../src/backends/open.ts'
-import type { PeerSpec } from './halfbyte.ts'
+import type { PeerSpec } from './work.ts'
 
 export interface Answer {
   readonly seconds: number
@@ -11,7 +11,7 @@ export interface Answer {
   readonly cpu_seconds: number
   /** Of the last step. */
   readonly loss: number
-  /** High-water mark of the process's resident memory. */
+  /** High-water mark of the process's resident memory; on a GPU, memory held there. */
   readonly peak_bytes: number
 }
 

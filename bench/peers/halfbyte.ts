@@ -1,175 +1,15 @@
 import { createInterface } from 'node:readline'
 import { openBackend } from '../../src/backends/open.ts'
-import type { RunConfig } from '../../src/config/schema.ts'
-import { runSchema } from '../../src/config/schema.ts'
-import type { Corpus } from '../../src/data/corpus.ts'
-import { MemoryStream } from '../../src/data/stream.ts'
-import { signWords } from '../../src/formats/hadamard.ts'
-import { Stream } from '../../src/formats/philox.ts'
 import { kernels } from '../../src/kernels/index.ts'
-import { gemms, Linear, linear, roles } from '../../src/ops/linear.ts'
-import { Tape, Var } from '../../src/ops/tape.ts'
-import { findRecipe } from '../../src/recipes/recipes.ts'
-import { resolveRecipe } from '../../src/recipes/resolve.ts'
-import type { Backend } from '../../src/tensor/backend.ts'
-import type { DType } from '../../src/tensor/dtype.ts'
-import { sizeOf, Tensor } from '../../src/tensor/tensor.ts'
-import { Trainer } from '../../src/train/trainer.ts'
+import { linearSteps, modelSteps, type PeerSpec } from './work.ts'
 
-/** halfbyte's side of the step benchmark: the protocol of peer.py, with `recipe` in place of `mode`, on the cpu backend. */
-
-export interface ModelSpec {
-  readonly kind: 'dense' | 'hybrid'
-  readonly width: number
-  /** Layers of attention and FFN; a hybrid has `pattern` instead. */
-  readonly depth?: number
-  readonly pattern?: string
-  readonly ffn: number
-  readonly heads: number
-  readonly kv_heads: number
-  readonly head_dim: number
-  readonly mamba_heads?: number
-  readonly mamba_head_dim?: number
-  readonly state?: number
-  readonly groups?: number
-  readonly chunk?: number
-  readonly vocab: number
-  readonly batch: number
-  readonly sequence: number
-  readonly threads: number
-}
-
-/** One linear layer [width, width] with the gradients of its weight and its input. */
-export interface LinearSpec {
-  readonly kind: 'linear'
-  readonly width: number
-  /** Rows of the input. */
-  readonly tokens: number
-  readonly threads: number
-}
-
-export type PeerSpec = ModelSpec | LinearSpec
-
-/** What a contestant computes. */
-interface Work {
-  readonly parameters: number
-  /** The loss, if there is one. */
-  step(step: number): number
-}
-
-/** Random text: what is learnt does not matter here. */
-function randomCorpus(vocab: number, tokens: number): Corpus {
-  const random = new Stream(1, 0)
-  const stream = new MemoryStream(
-    Int32Array.from({ length: tokens }, () => random.below(vocab)),
-    1,
-  )
-  return {
-    tokenizer: {
-      name: 'random',
-      tokens: vocab,
-      vocab,
-      separator: vocab - 1,
-      encode: () => new Uint16Array(0),
-      decode: () => '',
-      bytesOf: () => 1,
-      separatorText: '',
-      sha256: '',
-      json: () => '',
-    },
-    sources: [{ name: 'random', stream }],
-    validation: stream,
-    fingerprint: '',
-  }
-}
-
-function configOf(spec: ModelSpec, recipe: string): RunConfig {
-  const { kind, width, depth, pattern, vocab, batch, sequence, threads, ...sizes } = spec
-  const { mamba_heads, mamba_head_dim, state, groups, chunk, ffn, heads, kv_heads, head_dim } = sizes
-  const mamba = kind === 'hybrid' ? { mamba_heads, mamba_head_dim, state, groups, chunk } : {}
-  return runSchema.parse({
-    steps: 1_000_000,
-    recipe,
-    threads,
-    model: {
-      pattern: pattern ?? '*-'.repeat(depth!),
-      hidden: width,
-      ffn,
-      heads,
-      kv_heads,
-      head_dim,
-      ...mamba,
-      vocab,
-      init_std: 0.02,
-      activations: 'f32',
-    },
-    data: { sequence, batch, micro_batch: batch },
-    optimizer: { lr: 1e-3 },
-  }) as RunConfig
-}
-
-function modelSteps(spec: ModelSpec, recipe: string, backend: Backend): Work {
-  const trainer = new Trainer(
-    configOf(spec, recipe),
-    backend,
-    randomCorpus(spec.vocab, 64 * spec.batch * spec.sequence),
-  )
-  return { parameters: trainer.model.parameters.count, step: step => trainer.step(step).loss }
-}
-
-/** Everything that a step does for a layer in the middle of a model: its weight is quantised anew each time. */
-function linearSteps({ width, tokens }: LinearSpec, recipeName: string, backend: Backend): Work {
-  const random = new Stream(1, 1)
-  const tensor = (dtype: DType, shape: readonly number[]) => {
-    const memory = backend.alloc(Math.max(64, sizeOf(shape) * 4))
-    return new Tensor(backend, memory, 0, dtype, shape).zero()
-  }
-  const normal = (tensor: Tensor, deviation: number) =>
-    tensor.write(Float32Array.from({ length: tensor.size }, () => deviation * random.normal()))
-  const signs = (kind: 'fixed' | 'none') => tensor('u32', [4]).write(signWords(kind))
-  const shape = [width, width]
-  const weight = { name: 'weight', shape, value: normal(tensor('f32', shape), 0.02), gradient: tensor('f32', shape) }
-  const state = {
-    random: tensor('u32', [3]),
-    signs: { fixed: signs('fixed'), none: signs('none') },
-    microBatch: 0,
-  }
-  const recipe = resolveRecipe(findRecipe(recipeName), [{ name: 'linear', block: 1 }], { blocks: 3 }, 0, 1)[0]!
-  const layer = new Linear({
-    name: 'linear',
-    index: 0,
-    weight,
-    memory: weight,
-    recipe,
-    state,
-    statistics: tensor('f32', [roles.length, 2]),
-    freshSigns: tensor('u32', [gemms.length, 4]),
-  })
-  const x = normal(tensor('f32', [tokens, width]), 1)
-  const dy = normal(tensor('f32', [tokens, width]), 1)
-  const tape = new Tape(backend, 'f32')
-  return {
-    parameters: width * width,
-    step(step) {
-      state.random.write(Uint32Array.of(1, 0, step))
-      layer.weightChanged()
-      weight.gradient.zero()
-      tape.scope(() => {
-        const input = new Var(x)
-        tape.record(input, [], () => {})
-        const y = linear(tape, layer, input)
-        tape.shareGradient(y, dy)
-        tape.differentiate()
-      })
-      return 0
-    },
-  }
-}
+/** halfbyte's side of the step benchmark: the protocol of peer.py, with `recipe` in place of `mode`. */
 
 async function main(): Promise<void> {
   const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
   const { recipe, ...spec } = JSON.parse((await lines.next()).value) as PeerSpec & { recipe: string }
-  const backend = await openBackend('cpu', kernels, { threads: spec.threads, report: line => console.error(line) })
+  const name = spec.kind === 'linear' ? 'cpu' : (spec.backend ?? 'cpu')
+  const backend = await openBackend(name, kernels, { threads: spec.threads, report: line => console.error(line) })
   const work = spec.kind === 'linear' ? linearSteps(spec, recipe, backend) : modelSteps(spec, recipe, backend)
   const first = work.step(0)
   let step = 1
@@ -185,7 +25,7 @@ async function main(): Promise<void> {
         seconds,
         cpu_seconds: (user + system) / 1e6,
         loss,
-        peak_bytes: process.resourceUsage().maxRSS * 1024,
+        peak_bytes: name === 'cpu' ? process.resourceUsage().maxRSS * 1024 : backend.usage.bytes,
       }),
     )
   }

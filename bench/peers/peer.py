@@ -1,13 +1,14 @@
 """PyTorch's side of `npm run bench -- peers`: one training step of the same models, timed on request.
 
-Reads one JSON line: {"kind": "dense" | "hybrid" | "linear", "mode": "eager" | "compile" | "fake_nvfp4", "width", "depth", "heads", "kv_heads",
+Reads one JSON line: {"kind": "dense" | "hybrid" | "linear", "mode": "eager" | "compile" | "compile_bf16" | "fake_nvfp4", "width", "depth", "heads", "kv_heads",
 "head_dim", "vocab", "batch", "sequence", "threads", ...}. Answers {"ready": parameters, "loss": of the first step}; then for each line holding
 a number n it runs n steps and answers {"seconds": s, "cpu_seconds": of all threads, "loss": l, "peak_bytes": resident high-water mark}.
 
 dense: pre-norm transformer, grouped-query attention through scaled_dot_product_attention, squared-ReLU FFN, no biases, untied head.
 hybrid: transformers' NemotronHForCausalLM with its PyTorch path for Mamba-2 on the CPU.
 linear: one layer [width, width] on "tokens" rows, with the gradients of its weight and its input.
-Models: FP32, AdamW (fused where the device has it), gradient norm clipped at 1.
+compile_bf16: as one trains on a GPU: weights in FP32, autocast to BF16, on the device that "backend" names.
+Other modes: FP32. AdamW (fused where the device has it), gradient norm clipped at 1.
 """
 
 import json
@@ -177,19 +178,23 @@ def linear_steps(spec):
 
 
 def model_steps(spec):
-    model = build(spec)
+    device = spec.get("backend", "cpu")
+    mixed = spec["mode"] == "compile_bf16"
+    torch.set_float32_matmul_precision("high" if mixed else "highest")
+    model = build(spec).to(device)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.normal_(0, 0.02)
-    step_model = torch.compile(model) if spec["mode"] == "compile" else model
+    step_model = torch.compile(model) if spec["mode"].startswith("compile") else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     shape = (spec["batch"], spec["sequence"])
 
     def step():
-        tokens = torch.randint(0, spec["vocab"], shape)
-        targets = torch.randint(0, spec["vocab"], shape)
-        loss = step_model(tokens, targets)
+        tokens = torch.randint(0, spec["vocab"], shape, device=device)
+        targets = torch.randint(0, spec["vocab"], shape, device=device)
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            loss = step_model(tokens, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -210,9 +215,12 @@ def main():
         start, before = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             loss = step()
+        last = loss.item()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        answer = {"seconds": seconds, "cpu_seconds": time.process_time() - before, "loss": loss.item(), "peak_bytes": peak}
+        if spec.get("backend") == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+        answer = {"seconds": seconds, "cpu_seconds": time.process_time() - before, "loss": last, "peak_bytes": peak}
         print(json.dumps(answer), flush=True)
 
 
