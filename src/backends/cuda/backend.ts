@@ -273,7 +273,7 @@ export class CudaBackend implements Backend {
     const key = `${act} ${entry}`
     let known = loaded.functions.get(key)
     if (!known) {
-      known = { fn: modules.find(kernel.name, symbolOf(kernel, act), entry), shared: 0 }
+      known = { fn: modules.find(kernel.name, symbolOf(kernel, act), entry, act), shared: 0 }
       loaded.functions.set(key, known)
     }
     if (shared > known.shared) {

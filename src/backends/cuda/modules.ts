@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { contractsHeader } from '../../tensor/contracts.ts'
+import type { Activation } from '../../tensor/dtype.ts'
 import type { Kernel } from '../../tensor/kernel.ts'
 import type { CompiledCache } from './cache.ts'
 import type { Driver } from './driver.ts'
@@ -46,16 +47,17 @@ function included({ text, headers }: Source): Map<string, string> {
   return found
 }
 
-/** Machine code of a .cu file, from the cache or compiled now. */
+/** Machine code of a .cu file for one dtype of activations, from the cache or compiled now. */
 export function compileSource(
   source: Source,
   nvrtc: Nvrtc,
   cache: CompiledCache,
   architecture: string,
+  act: Activation,
   report: (message: string) => void,
 ): Uint8Array {
   const headers = included(source)
-  const options = compileOptions(architecture)
+  const options = compileOptions(architecture, act)
   const parts = [`nvrtc ${nvrtc.version}`, ...options, source.name, source.text, ...[...headers].flat()]
   return cache.get(parts, () => {
     report(`compiling ${source.name} for the GPU ...`)
@@ -69,7 +71,8 @@ export class Modules {
   readonly #cache: CompiledCache
   readonly #architecture: string
   readonly #files = new Map<string, Source>()
-  readonly #loaded = new Map<Source, bigint>()
+  /** By dtype of activations. */
+  readonly #loaded = { f32: new Map<Source, bigint>(), bf16: new Map<Source, bigint>() }
   readonly #report: (message: string) => void
 
   constructor(
@@ -88,12 +91,12 @@ export class Modules {
     for (const source of sources) for (const entry of entriesOf(source.text)) this.#files.set(entry, source)
   }
 
-  #load(source: Source): bigint {
-    const known = this.#loaded.get(source)
+  #load(source: Source, act: Activation): bigint {
+    const known = this.#loaded[act].get(source)
     if (known !== undefined) return known
-    const image = compileSource(source, this.#nvrtc, this.#cache, this.#architecture, this.#report)
+    const image = compileSource(source, this.#nvrtc, this.#cache, this.#architecture, act, this.#report)
     const module = this.#driver.loadModule(image)
-    this.#loaded.set(source, module)
+    this.#loaded[act].set(source, module)
     return module
   }
 
@@ -101,18 +104,20 @@ export class Modules {
    * The function of an entry point; `symbol` is the kernel's, with the dtype of activations where it has one.
    * @throws Error naming the kernel that has no CUDA source.
    */
-  find(kernel: string, symbol: string, entry: string): bigint {
+  find(kernel: string, symbol: string, entry: string, act: Activation): bigint {
     const source = this.#files.get(entryName(kernel, entry))
     if (!source) throw new Error(`the cuda backend has no kernel ${entryName(kernel, entry)}: no .cu file exports it`)
     const wanted = entryName(symbol, entry)
-    const fn = this.#driver.findFunction(this.#load(source), wanted)
+    const fn = this.#driver.findFunction(this.#load(source, act), wanted)
     if (fn === undefined)
       throw new Error(`${source.name} exports ${entryName(kernel, entry)} but has no function ${wanted}`)
     return fn
   }
 
   close(): void {
-    for (const module of this.#loaded.values()) this.#driver.call('cuModuleUnload', module)
-    this.#loaded.clear()
+    for (const modules of Object.values(this.#loaded)) {
+      for (const module of modules.values()) this.#driver.call('cuModuleUnload', module)
+      modules.clear()
+    }
   }
 }

@@ -15,7 +15,7 @@ const factorBytes = 256
 const aligned = (bytes: number): number => Math.ceil(bytes / 256) * 256
 const threads = 256
 /** One thread for `elements` elements, in blocks of `threads`. */
-export const cover = (count: number, elements: number) => ({
+const cover = (count: number, elements: number) => ({
   grid: Math.min(Math.ceil(count / elements / threads), 2 ** 20),
   block: threads,
 })
@@ -84,10 +84,10 @@ export interface Native {
   readonly dtype: 'e4m3' | 'e2m1'
   /** Layouts of the scales, or undefined if the call is not of this kind. */
   layouts(dims: Dims, scalars: Scalars): { readonly a: ScaleLayout; readonly b: ScaleLayout } | undefined
-  /** Names of the arguments with the scales of one for each tensor, which lie as they should. */
-  readonly scales?: { readonly a: string; readonly b: string }
-  /** Launches that bring scales to the place of their operand in the workspace. */
-  arrange?(dims: Dims): readonly Launch[]
+  /** Names of the arguments with scales that lie as they should; others are brought to the place of their operand in the workspace. */
+  scales(dims: Dims): { readonly a?: string; readonly b?: string }
+  /** Elements of each operand's scales, for the launches `arrange_a` and `arrange_b` that bring them there. */
+  arranged?(dims: Dims): { readonly a: number; readonly b: number }
 }
 
 export interface Expansion {
@@ -116,18 +116,25 @@ function nativeLaunches(
   const layouts = native.layouts(dims, scalars)
   // Rows of codes that tensor cores read begin at multiples of 16 bytes, and so do those of c.
   if (!offers || !layouts || m % 16 !== 0 || n % 16 !== 0 || k % 32 !== 0) return undefined
-  const { dtype, scales } = native
+  const { dtype } = native
+  const { a, b } = native.scales(dims)
   const product: Product = {
     m,
     n,
     k,
-    a: { at: 'a_codes', dtype, scales: { at: scales?.a ?? layout.a, layout: layouts.a }, transposed: false },
-    b: { at: 'b_codes', dtype, scales: { at: scales?.b ?? layout.b, layout: layouts.b }, transposed: true },
+    a: { at: 'a_codes', dtype, scales: { at: a ?? layout.a, layout: layouts.a }, transposed: false },
+    b: { at: 'b_codes', dtype, scales: { at: b ?? layout.b, layout: layouts.b }, transposed: true },
     c: { at: 'c', dtype: dtypes.c as 'f32' | 'bf16' },
     ...(dtype === 'e2m1' ? { alpha: 0 } : {}),
     accumulate: scalars.accumulate === 1,
   }
-  return offers(product) ? [...(native.arrange?.(dims) ?? []), product] : undefined
+  if (!offers(product)) return undefined
+  const counts = native.arranged?.(dims)
+  return [
+    ...(a || !counts ? [] : [{ entry: 'arrange_a', ...cover(counts.a, 1) }]),
+    ...(b || !counts ? [] : [{ entry: 'arrange_b', ...cover(counts.b, 1) }]),
+    product,
+  ]
 }
 
 /** Products of images: codes are expanded to values times block scales, multiplied, and scaled by what belongs to whole tensors or rows. */

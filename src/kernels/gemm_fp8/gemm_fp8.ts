@@ -1,6 +1,6 @@
 import { e4m3 } from '../../formats/minifloat.ts'
 import { type Dims, defineKernel, i32, inout, input } from '../../tensor/kernel.ts'
-import { cover, expandedProduct } from '../gemm/gemm.cuda.ts'
+import { expandedProduct } from '../gemm/gemm.cuda.ts'
 
 const { fround } = Math
 
@@ -58,6 +58,7 @@ export const gemmFp8 = defineKernel({
         [150, 70, 300, true, false],
         [130, 140, 128, true, true],
         [144, 272, 384, false, true],
+        [144, 272, 512, false, true],
         [160, 128, 256, true, false],
         [32, 144, 640, false, false],
       ] as const
@@ -87,10 +88,14 @@ export const gemmFp8 = defineKernel({
         const b = b_scale_rows === n ? 'rows128' : 'tiles128'
         return k! % 128 === 0 && (a === 'rows128' || b === 'rows128') ? { a, b } : undefined
       },
-      arrange: ({ m, n, blocks }) => [
-        { entry: 'arrange_a', ...cover(m! * blocks!, 1) },
-        { entry: 'arrange_b', ...cover(n! * blocks!, 1) },
-      ],
+      scales: ({ m, n, blocks, a_scale_rows, b_scale_rows }) => ({
+        ...(a_scale_rows !== m && blocks! % 4 === 0 ? { a: 'a_scales' } : {}),
+        ...(b_scale_rows !== n && blocks! % 4 === 0 ? { b: 'b_scales' } : {}),
+      }),
+      arranged: ({ blocks, a_scale_rows, b_scale_rows }) => ({
+        a: a_scale_rows! * (blocks! + 3),
+        b: b_scale_rows! * (blocks! + 3),
+      }),
     },
     tolerance: nativeTolerance,
   }),
@@ -176,7 +181,7 @@ export const gemmFp8Tensor = defineKernel({
     native: {
       dtype: 'e4m3',
       layouts: () => ({ a: 'tensor', b: 'tensor' }),
-      scales: { a: 'a_scale', b: 'b_scale' },
+      scales: () => ({ a: 'a_scale', b: 'b_scale' }),
     },
     tolerance: nativeTolerance,
   }),

@@ -60,10 +60,22 @@ template <class Out, class F, class... In> __device__ void map_elements(int64_t 
   GRID_LOOP(i, n - done) store(y + done + i, f(load(x + done + i)...));
 }
 
+// What is said of FP32 or BF16 activations; a program for one of them leaves the other's kernels out.
+#ifdef ONLY_BF16
+#define FOR_F32(...)
+#else
+#define FOR_F32(...) __VA_ARGS__
+#endif
+#ifdef ONLY_F32
+#define FOR_BF16(...)
+#else
+#define FOR_BF16(...) __VA_ARGS__
+#endif
+
 // A kernel with `act` arguments is a device function template over their type; this gives it its two entry points.
-#define EXPORT_CUDA_ACT(name)                                                      \
-  extern "C" __global__ void name##_f32(name##_args<float> a) { name(a); }         \
-  extern "C" __global__ void name##_bf16(name##_args<bf16> a) { name(a); }
+#define EXPORT_CUDA_ACT(name)                                                               \
+  FOR_F32(extern "C" __global__ void name##_f32(name##_args<float> a) { name(a); })         \
+  FOR_BF16(extern "C" __global__ void name##_bf16(name##_args<bf16> a) { name(a); })
 
 // A kernel without `act` arguments: `__device__ void run_<name>(const <name>_args&)`.
 #define EXPORT_CUDA(name) \
@@ -71,13 +83,13 @@ template <class Out, class F, class... In> __device__ void map_elements(int64_t 
 
 // An entry point of a contract that names its launches: a device function template `<name>_<entry>` of the arguments and the workspace.
 // `threads` is the most that a block of its launches has, and may be followed by how many blocks a multiprocessor should hold.
-#define EXPORT_CUDA_ACT_ENTRY(name, entry, ...)                                                                        \
-  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_f32_##entry(name##_args<float> a, void* workspace) {        \
-    name##_##entry(a, workspace);                                                                                          \
-  }                                                                                                                        \
-  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_bf16_##entry(name##_args<bf16> a, void* workspace) {        \
-    name##_##entry(a, workspace);                                                                                          \
-  }
+#define EXPORT_CUDA_ACT_ENTRY(name, entry, ...)                                                                                     \
+  FOR_F32(extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_f32_##entry(name##_args<float> a, void* workspace) {     \
+    name##_##entry(a, workspace);                                                                                                   \
+  })                                                                                                                                \
+  FOR_BF16(extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_bf16_##entry(name##_args<bf16> a, void* workspace) {    \
+    name##_##entry(a, workspace);                                                                                                   \
+  })
 
 // The same of a kernel without `act` arguments: `__device__ void run_<name>_<entry>(const <name>_args&, void*)`.
 #define EXPORT_CUDA_ENTRY(name, entry, threads)                                                                \
