@@ -214,8 +214,8 @@ export const areMadeTogether = (row: ImageRequest, column: ImageRequest): boolea
   sameSpec(row.spec, column.spec)
 
 /**
- * The images of x and of xᵀ, read once for both amaxes and, where blocks are so short that one kernel makes both, once for the codes; for requests of
- * which `areMadeTogether` is true.
+ * The images of x and of xᵀ, read once for both amaxes and, where the format has blocks, at once for the codes; for requests of which
+ * `areMadeTogether` is true.
  */
 export function bothImages(
   backend: Backend,

@@ -232,7 +232,7 @@ export interface FormatKernels {
   readonly rows: Kernel
   readonly columns: Kernel
   readonly square: Kernel
-  /** Where blocks are so short that a pass can make both. */
+  /** Where there are blocks. */
   readonly both?: Kernel
   /** MS-EDEN, where the format has it. */
   readonly eden?: { readonly rows: Kernel; readonly columns: Kernel }
@@ -242,7 +242,7 @@ const kernelsOf = (row: Row): FormatKernels => ({
   rows: linesKernel(row, 'rows', false),
   columns: linesKernel(row, 'columns', false),
   square: squareKernel(row),
-  ...(formats[row.format].block <= 32 ? { both: bothKernel(row) } : {}),
+  ...(Number.isFinite(formats[row.format].block) ? { both: bothKernel(row) } : {}),
   ...(formats[row.format].tensorScale
     ? { eden: { rows: linesKernel(row, 'rows', true), columns: linesKernel(row, 'columns', true) } }
     : {}),

@@ -31,6 +31,20 @@ template <class Act> static void quantize_fp8_columns(const quantize_fp8_columns
 EXPORT_ACT(quantize_fp8_columns)
 template <class Act> static void quantize_fp8_square(const quantize_fp8_square_args<Act>& a) { square_of<FP8, Act>(a, nullptr); }
 EXPORT_ACT(quantize_fp8_square)
+// In two passes: 128 rows would not stay in the first cache.
+template <class Act> static void quantize_fp8_both(const quantize_fp8_both_args<Act>& a) {
+  const Scaling s = scaling_of<Act>(a);
+  const Request<FP8> row{a.codes, a.scales, nullptr, 0, nullptr, 0, Draw(a.random, a.stream), s};
+  const Request<FP8> column{a.codes_t, a.scales_t, nullptr, 0, a.signs, a.hadamard, Draw(a.random, a.stream_t), s};
+  if (a.rounding) {
+    quantize_rows<FP8, Rounding::stochastic>(row, a.x, a.rows, a.cols);
+    quantize_columns<FP8, Rounding::stochastic>(column, a.x, a.rows, a.cols);
+  } else {
+    quantize_rows<FP8, Rounding::nearest>(row, a.x, a.rows, a.cols);
+    quantize_columns<FP8, Rounding::nearest>(column, a.x, a.rows, a.cols);
+  }
+}
+EXPORT_ACT(quantize_fp8_both)
 
 template <class Act> static void quantize_fp8_tensor_rows(const quantize_fp8_tensor_rows_args<Act>& a) {
   rows_of<FP8Tensor, Act>(a, a.amax);

@@ -38,6 +38,17 @@ template <class Act> __device__ void quantize_fp8_square(const quantize_fp8_squa
   square_of<FP8, Act>(a, nullptr);
 }
 EXPORT_CUDA_ACT(quantize_fp8_square)
+template <class Act> __device__ void quantize_fp8_both(const quantize_fp8_both_args<Act>& a) {
+  const Scaling s = scaling_of<Act>(a);
+  const Request<FP8> row{a.codes, a.scales, nullptr, 0, nullptr, 0, a.random, a.stream, s};
+  const Request<FP8> column{a.codes_t, a.scales_t, nullptr, 0, a.signs, a.hadamard, a.random, a.stream_t, s};
+  if constexpr (IsBf16<Act>::value)
+    if (!a.rounding && !a.hadamard && in_tiles(a.x, a.rows, a.cols) && a.cols % 128 == 0)
+      return quantize_fp8_columns_by_tiles(column, a.x, a.rows, a.cols, &row);
+  quantize_lines(row, a.x, a.rows, a.cols, false, a.rounding);
+  quantize_lines(column, a.x, a.rows, a.cols, true, a.rounding);
+}
+EXPORT_CUDA_ACT(quantize_fp8_both)
 template <class Act> __device__ void quantize_fp8_tensor_rows(const quantize_fp8_tensor_rows_args<Act>& a) {
   lines_of<FP8Tensor, Act>(a, a.amax, false);
 }

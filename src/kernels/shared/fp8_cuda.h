@@ -20,27 +20,29 @@ __device__ inline BlockScale<One> fp8_scale(float largest, const Scaling& scalin
   return ScaleF32::of<One>(bits_of(largest), Outer<One>{1, 1, 1}, scaling);
 }
 
-// The last block of a row may be short; cols is a multiple of 8.
+// Block `block` of row r, by 16 lanes; `across` blocks of which the last may be short, cols being a multiple of 8.
+__device__ inline void quantize_fp8_row_block(const Request<FP8>& q, const bf16* x, int64_t cols, int64_t across, int64_t r, int64_t block) {
+  const int lane = threadIdx.x % 16;
+  const int64_t c = block * 128 + lane * 8;
+  Eight v{};
+  if (c < cols) v = load_eight(x + r * cols + c);
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(v.v[i]));
+#pragma unroll
+  for (int step = 8; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffu << (threadIdx.x & 16), largest, step));
+  const BlockScale<One> scale = fp8_scale(largest, q.scaling);
+  if (lane == 0) put_scale(q.scales + r * across + block, scale.stored);
+  if (c >= cols) return;
+#pragma unroll
+  for (int i = 0; i < 8; i++) v.v[i] = v.v[i] * scale.multiplier;
+  *reinterpret_cast<uint2*>(q.codes + r * cols + c) =
+      make_uint2(four_e4m3(v.v[0], v.v[1], v.v[2], v.v[3]), four_e4m3(v.v[4], v.v[5], v.v[6], v.v[7]));
+}
+
 __device__ inline void quantize_fp8_rows_by_lanes(const Request<FP8>& q, const bf16* x, int64_t rows, int64_t cols) {
-  const int64_t blocks = (cols + 127) / 128;
-  const uint32_t half = 0xffffu << (threadIdx.x & 16);
-  GRID_LOOP(u, rows * blocks * 16) {
-    const int64_t block = u / 16, r = block / blocks, c = block % blocks * 128 + u % 16 * 8;
-    Eight v{};
-    if (c < cols) v = load_eight(x + r * cols + c);
-    float largest = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(v.v[i]));
-#pragma unroll
-    for (int step = 8; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(half, largest, step));
-    const BlockScale<One> scale = fp8_scale(largest, q.scaling);
-    if (u % 16 == 0) put_scale(q.scales + block, scale.stored);
-    if (c >= cols) continue;
-#pragma unroll
-    for (int i = 0; i < 8; i++) v.v[i] = v.v[i] * scale.multiplier;
-    *reinterpret_cast<uint2*>(q.codes + r * cols + c) =
-        make_uint2(four_e4m3(v.v[0], v.v[1], v.v[2], v.v[3]), four_e4m3(v.v[4], v.v[5], v.v[6], v.v[7]));
-  }
+  const int64_t across = (cols + 127) / 128;
+  GRID_LOOP(u, rows * across * 16) quantize_fp8_row_block(q, x, cols, across, u / 16 / across, u / 16 % across);
 }
 
 // Codes of 64 columns of 128 rows, transposed; rows of 144 bytes lie on different banks.
@@ -70,30 +72,40 @@ struct TransposedFp8 {
   }
 };
 
-__device__ inline void quantize_fp8_columns_by_tiles(const Request<FP8>& q, const bf16* x, int64_t rows, int64_t cols) {
+// The image of the transpose, and if `rows_of` is given, of x itself, for which cols must be a multiple of 128: its blocks are read again while they are in
+// the first cache.
+__device__ inline void quantize_fp8_columns_by_tiles(const Request<FP8>& q, const bf16* x, int64_t rows, int64_t cols, const Request<FP8>* rows_of = nullptr) {
   __shared__ TransposedFp8 tile;
   __shared__ float largest[8][WIDE];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  EACH_BLOCK(task, rows / TALL * (cols / WIDE)) {
-    const int64_t row = task / (cols / WIDE) * TALL, column = task % (cols / WIDE) * WIDE;
-    ColumnPair pair;
-    pair.load_from(x + (row + 16 * warp) * cols + column + 2 * lane, cols);
-    float low = 0, high = 0;
+  const int halves = rows_of ? 2 : 1;
+  const int64_t across = cols / (WIDE * halves);
+  EACH_BLOCK(task, rows / TALL * across) {
+    const int64_t row = task / across * TALL;
+#pragma unroll 1
+    for (int h = 0; h < halves; h++) {
+      const int64_t column = (task % across * halves + h) * WIDE;
+      ColumnPair pair;
+      pair.load_from(x + (row + 16 * warp) * cols + column + 2 * lane, cols);
+      float low = 0, high = 0;
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-      low = fmaxf(low, fabsf(float_of(pair.words[i] << 16)));
-      high = fmaxf(high, fabsf(float_of(pair.words[i] & 0xffff0000u)));
+      for (int i = 0; i < 16; i++) {
+        low = fmaxf(low, fabsf(float_of(pair.words[i] << 16)));
+        high = fmaxf(high, fabsf(float_of(pair.words[i] & 0xffff0000u)));
+      }
+      largest[warp][2 * lane] = low, largest[warp][2 * lane + 1] = high;
+      __syncthreads();
+#pragma unroll
+      for (int w = 0; w < 8; w++) low = fmaxf(low, largest[w][2 * lane]), high = fmaxf(high, largest[w][2 * lane + 1]);
+      const BlockScale<One> first = fp8_scale(low, q.scaling), second = fp8_scale(high, q.scaling);
+      tile.put(pair, first.multiplier, second.multiplier);
+      if (warp < 2) put_scale(q.scales + (column + 2 * lane + warp) * (rows / TALL) + row / TALL, warp ? second.stored : first.stored);
+      __syncthreads();
+      tile.write(q.codes, rows, row, column);
+      __syncthreads();
     }
-    largest[warp][2 * lane] = low, largest[warp][2 * lane + 1] = high;
-    __syncthreads();
-#pragma unroll
-    for (int w = 0; w < 8; w++) low = fmaxf(low, largest[w][2 * lane]), high = fmaxf(high, largest[w][2 * lane + 1]);
-    const BlockScale<One> first = fp8_scale(low, q.scaling), second = fp8_scale(high, q.scaling);
-    tile.put(pair, first.multiplier, second.multiplier);
-    if (warp < 2) put_scale(q.scales + (column + 2 * lane + warp) * (rows / TALL) + row / TALL, warp ? second.stored : first.stored);
-    __syncthreads();
-    tile.write(q.codes, rows, row, column);
-    __syncthreads();
+    if (rows_of)
+      for (int r = threadIdx.x / 16; r < TALL; r += 16) quantize_fp8_row_block(*rows_of, x, cols, across, row + r, task % across);
   }
 }
 
