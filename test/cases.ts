@@ -87,9 +87,15 @@ export function difference(got: TypedArray, want: TypedArray): number {
   return worst === 0 ? 0 : worst / (largest || 1)
 }
 
+/** The last place of BF16 in the largest magnitude, as a share of it: what two sums on either side of a rounding differ by. */
+function lastPlace(bits: Uint16Array): number {
+  const largest = fromBf16(bits).reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 0)
+  return largest > 0 ? 2 ** (Math.floor(Math.log2(largest)) - 7) / largest : 0
+}
+
 /** How far an output may be from the reference: nothing for integers, the contract's tolerance and the rounding of BF16 else. */
 export function allowed(kernel: Kernel, name: string, array: TypedArray): number {
   const tolerance = typeof kernel.tolerance === 'number' ? kernel.tolerance : (kernel.tolerance[name] ?? 0)
   if (array instanceof Float32Array) return tolerance
-  return array instanceof Uint16Array && tolerance > 0 ? tolerance + 2 ** -8 : 0
+  return array instanceof Uint16Array && tolerance > 0 ? tolerance + lastPlace(array) : 0
 }
