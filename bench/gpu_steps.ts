@@ -4,7 +4,7 @@ import { Profile } from '../src/cli/profile.ts'
 import { renderTable } from '../src/cli/table.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { type Answer, Contestant, median, tokensOf } from './peers/contestant.ts'
-import { type ModelSpec, trainerOf } from './peers/work.ts'
+import { type ModelSpec, takeSteps, trainerOf } from './peers/work.ts'
 
 /** Training steps on a GPU, next to PyTorch's on the same one: contestants are processes that take turns. */
 
@@ -53,9 +53,9 @@ async function profileSteps(name: string, recipe: string, steps: number): Promis
   const backend = await openBackend('cuda', kernels, { report })
   const trainer = trainerOf(models[name]!, recipe, backend)
   const skip = 2
-  for (let step = 0; step < skip; step++) trainer.step(step)
+  takeSteps(trainer, 0, skip)
   const start = performance.now()
-  for (let step = skip; step < skip + steps; step++) trainer.step(step)
+  takeSteps(trainer, skip, steps)
   const milliseconds = (performance.now() - start) / steps
   const profile = new Profile(backend, 0)
   let loss = 0

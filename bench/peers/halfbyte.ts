@@ -11,13 +11,14 @@ async function main(): Promise<void> {
   const name = spec.kind === 'linear' ? 'cpu' : (spec.backend ?? 'cpu')
   const backend = await openBackend(name, kernels, { threads: spec.threads, report: line => console.error(line) })
   const work = spec.kind === 'linear' ? linearSteps(spec, recipe, backend) : modelSteps(spec, recipe, backend)
-  const first = work.step(0)
+  const first = work.steps(0, 1)
   let step = 1
   console.log(JSON.stringify({ ready: work.parameters, loss: first }))
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
     const [start, before] = [performance.now(), process.cpuUsage()]
-    let loss = 0
-    for (const end = step + Number(line.value); step < end; step++) loss = work.step(step)
+    const count = Number(line.value)
+    const loss = work.steps(step, count)
+    step += count
     const seconds = (performance.now() - start) / 1000
     const { user, system } = process.cpuUsage(before)
     console.log(

@@ -52,8 +52,8 @@ export type PeerSpec = ModelSpec | LinearSpec
 /** Something that takes steps. */
 export interface Work {
   readonly parameters: number
-  /** The loss, if there is one. */
-  step(step: number): number
+  /** `count` steps from `first` on; returns the last one's loss, if there is one. */
+  steps(first: number, count: number): number
 }
 
 /** Random text: what is learnt does not matter here. */
@@ -130,9 +130,21 @@ export function trainerOf(spec: ModelSpec, recipe: string, backend: Backend): Tr
   return backend.name === 'cuda' ? withQuickNormals(make) : make()
 }
 
+/** As a run does: a step begins before the result of the one before it is read, where the backend can. */
+export function takeSteps(trainer: Trainer, first: number, count: number): number {
+  let result = trainer.begin(first)
+  for (let step = first + 1; step < first + count; step++) {
+    if (!trainer.overlaps) result()
+    const next = trainer.begin(step)
+    if (trainer.overlaps) result()
+    result = next
+  }
+  return result().loss
+}
+
 export function modelSteps(spec: ModelSpec, recipe: string, backend: Backend): Work {
   const trainer = trainerOf(spec, recipe, backend)
-  return { parameters: trainer.model.parameters.count, step: step => trainer.step(step).loss }
+  return { parameters: trainer.model.parameters.count, steps: (first, count) => takeSteps(trainer, first, count) }
 }
 
 /** Everything that a step does for a layer in the middle of a model: its weight is quantised anew each time. */
@@ -166,19 +178,22 @@ export function linearSteps({ width, tokens }: LinearSpec, recipeName: string, b
   const x = normal(tensor('f32', [tokens, width]), 1)
   const dy = normal(tensor('f32', [tokens, width]), 1)
   const tape = new Tape(backend, 'f32')
+  const one = (step: number): void => {
+    state.random.write(Uint32Array.of(1, 0, step))
+    layer.weightChanged()
+    weight.gradient.zero()
+    tape.scope(() => {
+      const input = new Var(x)
+      tape.record(input, [], () => {})
+      const y = linear(tape, layer, input)
+      tape.shareGradient(y, dy)
+      tape.differentiate()
+    })
+  }
   return {
     parameters: width * width,
-    step(step) {
-      state.random.write(Uint32Array.of(1, 0, step))
-      layer.weightChanged()
-      weight.gradient.zero()
-      tape.scope(() => {
-        const input = new Var(x)
-        tape.record(input, [], () => {})
-        const y = linear(tape, layer, input)
-        tape.shareGradient(y, dy)
-        tape.differentiate()
-      })
+    steps(first, count) {
+      for (let step = first; step < first + count; step++) one(step)
       return 0
     },
   }
