@@ -16,8 +16,9 @@ import type { DType } from '../src/tensor/dtype.ts'
 import { Tensor } from '../src/tensor/tensor.ts'
 import { train } from '../src/train/loop.ts'
 import { Trainer } from '../src/train/trainer.ts'
+import { runCli } from './cli.ts'
 import { FakeCuda } from './fake_cuda.ts'
-import { smallConfig, testFolder } from './training.ts'
+import { configFile, smallConfig, testFolder } from './training.ts'
 
 /** Steps on a GPU as graphs, on libraries that compute products on the host and note down all else. */
 
@@ -262,6 +263,17 @@ describe('a GPU that fails', () => {
     unavailable(
       { FAIL: 'cuDevicePrimaryCtxRetain:46' },
       /^the GPU Fake GPU is in use by a process that allows no other/,
+    )
+  })
+
+  it('ends the command with one sentence; the config names the folder of the libraries', () => {
+    const config = configFile(folder, 'backend=cuda', `libraries=${fake.libraries}`)
+    const { status, stdout, stderr } = runCli(['train', config, '--run', join(folder, 'absent')], {
+      env: { FAKE_CUDA_GPUS: '0' },
+    })
+    assert.deepEqual(
+      [status, stdout, stderr],
+      [1, '', 'halfbyte: the driver 13.0 finds no GPU: use backend=cpu, or see what nvidia-smi says\n'],
     )
   })
 
