@@ -107,7 +107,7 @@ describe('cuda host code, on libraries that compute on the host', () => {
   it('launches what the contract says, with the arguments of the generated header and a workspace', () => {
     fake.with({}, () => {
       const backend = open()
-      const [rows, cols] = [40, 16]
+      const [rows, cols] = [40, 17]
       const matrix = () => tensor(backend, 'bf16', rows, cols)
       const dx = matrix()
       const bindings = {

@@ -75,14 +75,19 @@ export const rmsNormBackward = defineKernel({
     { dims: { rows: 1, cols: 16 }, scalars: { accumulate: 0 } },
     { dims: { rows: 7, cols: 80 }, scalars: { accumulate: 1 } },
     { dims: { rows: 133, cols: 257 }, scalars: { accumulate: 0 } },
+    { dims: { rows: 75, cols: 2048 }, scalars: { accumulate: 1 } },
     { dims: { rows: 2048, cols: 1024 }, scalars: { accumulate: 1 }, bench: true },
   ],
   tolerance: 2e-6,
   cuda: {
     workspace: ({ rows, cols }) => 4 * Math.ceil(rows! / 32) * cols!,
-    launches: ({ rows, cols }) => [
-      { entry: 'dx', grid: Math.ceil(rows! / 8), block: 256 },
-      { entry: 'partial', grid: [Math.ceil(cols! / 512), Math.ceil(rows! / 32)], block: 64 },
+    launches: ({ rows, cols }, _, { act }) => [
+      ...(act === 'bf16' && cols! % 8 === 0 && cols! <= 2048
+        ? [{ entry: 'group', grid: Math.ceil(rows! / 32), block: 256 }]
+        : [
+            { entry: 'dx', grid: Math.ceil(rows! / 8), block: 256 },
+            { entry: 'partial', grid: [Math.ceil(cols! / 512), Math.ceil(rows! / 32)] as const, block: 64 },
+          ]),
       { entry: 'dw', grid: Math.ceil(cols! / 32), block: 256 },
     ],
   },

@@ -15,15 +15,27 @@
 struct Eight {
   float v[8];
 };
-__device__ inline Eight load_eight(const bf16* from) {
-  const uint4 words = *reinterpret_cast<const uint4*>(from);
+__device__ inline Eight unpack_eight(const uint4& words) {
   return Eight{{float_of(words.x << 16), float_of(words.x & 0xffff0000u), float_of(words.y << 16), float_of(words.y & 0xffff0000u),
                 float_of(words.z << 16), float_of(words.z & 0xffff0000u), float_of(words.w << 16), float_of(words.w & 0xffff0000u)}};
 }
+__device__ inline Eight load_eight(const bf16* from) { return unpack_eight(*reinterpret_cast<const uint4*>(from)); }
 __device__ inline Eight load_eight(const float* from) {
   const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
   return Eight{{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
+// Eight elements as they are in memory: half the registers of `Eight` where they are BF16.
+template <class Act> struct Packed {
+  Eight eight;
+  __device__ void load_from(const Act* from) { eight = load_eight(from); }
+  __device__ Eight get() const { return eight; }
+};
+template <> struct Packed<bf16> {
+  uint4 words;
+  __device__ void load_from(const bf16* from) { words = *reinterpret_cast<const uint4*>(from); }
+  __device__ Eight get() const { return unpack_eight(words); }
+};
+
 // Two BF16 in a word, each `bf16_bits` but for a NaN, which becomes the canonical one.
 __device__ inline uint32_t pack_bf16(float low, float high) {
   uint32_t pair;
