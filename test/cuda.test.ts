@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { spawn, spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import type { CudaBackend } from '../src/backends/cuda/backend.ts'
@@ -13,11 +14,14 @@ import { openCuda } from '../src/backends/cuda/open.ts'
 import { UnavailableError } from '../src/backends/errors.ts'
 import { packageRoot } from '../src/backends/open.ts'
 import { referenceBackend } from '../src/backends/reference.ts'
+import { swizzleOffset } from '../src/formats/swizzle.ts'
 import { add } from '../src/kernels/add/add.ts'
 import { gemmNn, gemmNt, gemmTn, gemmTt } from '../src/kernels/gemm/gemm.ts'
+import { gemmNvfp4 } from '../src/kernels/gemm_nvfp4/gemm_nvfp4.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { rmsNormBackward } from '../src/kernels/rms_norm/rms_norm.ts'
 import { evaluateWord } from '../src/tensor/bind.ts'
+import type { Product } from '../src/tensor/cuda.ts'
 import type { Activation, DType } from '../src/tensor/dtype.ts'
 import { defineKernel, f32, type Kernel, output } from '../src/tensor/kernel.ts'
 import { Tensor } from '../src/tensor/tensor.ts'
@@ -309,5 +313,43 @@ describe('contracts and .cu files', () => {
       [],
       'entry points that no case launches',
     )
+  })
+
+  it('put swizzled scales where src/formats/swizzle.ts does', () => {
+    const program = join(mkdtempSync(join(tmpdir(), 'halfbyte-swizzle-')), 'offsets')
+    const source = `#include "swizzle.h"
+      #include <cstdio>
+      int main() { for (int r = 0; r < 300; r++) for (int c = 0; c < 9; c++) printf("%lld ", (long long)swizzle_offset(r, c, 9)); }`
+    const include = join(root, 'src', 'kernels', 'shared')
+    const built = spawnSync('c++', ['-x', 'c++', '-', '-I', include, '-o', program], {
+      input: source,
+      encoding: 'utf8',
+    })
+    assert.equal(built.status, 0, built.stderr)
+    const offsets = spawnSync(program, { encoding: 'utf8' }).stdout.trim().split(' ').map(Number)
+    assert.deepEqual(
+      offsets,
+      Array.from({ length: 2700 }, (_, i) => swizzleOffset(Math.floor(i / 9), i % 9, 9)),
+    )
+    rmSync(dirname(program), { recursive: true })
+  })
+
+  it('hand NVFP4 codes to tensor cores that read them, with swizzled scales and the factor of whole tensors', () => {
+    const dims = { m: 144, n: 272, blocks: 10, a_amaxes: 2, b_amaxes: 2 }
+    const scalars = { a_bound: 2688, b_bound: 2688, a_per_row: 0, b_per_row: 0, accumulate: 1 }
+    const call = { act: 'bf16', dtypes: { c: 'bf16' } } as const
+    const { launches } = gemmNvfp4.cuda!
+    const native = launches(dims, scalars, { ...call, offers: () => true })
+    assert.deepEqual(
+      native.map(launch => ('grid' in launch ? launch.entry : launch.a.dtype)),
+      ['arrange_a', 'arrange_b', 'factor', 'e2m1'],
+    )
+    const product = native.at(-1) as Product
+    assert.deepEqual([product.k, product.alpha, product.accumulate], [160, 0, true])
+    assert.ok('scales' in product.a && product.a.scales.layout === 'rows16')
+    const expanded = launches(dims, scalars, { ...call, offers: () => false })
+    assert.deepEqual(launches(dims, scalars, call), expanded)
+    const perRow = launches({ ...dims, a_amaxes: 144 }, { ...scalars, a_per_row: 1 }, { ...call, offers: () => true })
+    assert.equal((perRow.find(launch => !('grid' in launch)) as Product).a.dtype, 'bf16')
   })
 })

@@ -64,6 +64,8 @@ const algorithmParts = { algorithm: 0, tile: 1, stages: 6, 'split-k': 2, reducti
 const RESULT_BYTES = 96
 const STATE_OFFSET = 72
 const NOT_SUPPORTED = 15
+/** cuBLAS 12.9 is the first with all layouts of scales. */
+const leastForScales = 12_090
 
 /** Bytes of device memory that a product may use beside its matrices. */
 export const productWorkspace = 32 * 2 ** 20
@@ -207,7 +209,8 @@ export class CublasLt {
       results,
       count,
     )
-    if (code !== 0 && code !== NOT_SUPPORTED)
+    // On a device without such tensor cores the heuristic refuses codes and their scales in one way or another.
+    if (code !== 0 && code !== NOT_SUPPORTED && !scales)
       throw new Error(`cublasLtMatmulAlgoGetHeuristic failed with ${this.#describe(code)}`)
     this.#call('cublasLtMatmulPreferenceDestroy', preference)
     if (code !== 0 || count[0] === 0 || new DataView(results.buffer).getInt32(STATE_OFFSET, true) !== 0)
@@ -239,6 +242,7 @@ export class CublasLt {
 
   /** Whether there is an algorithm for matrices aligned to 256 bytes. */
   offers(shape: ProductShape): boolean {
+    if (shape.scales && this.version < leastForScales) return false
     return this.#find(shape, [256, 256, 256]) !== undefined
   }
 

@@ -133,6 +133,7 @@ function nativeLaunches(
   return [
     ...(a || !counts ? [] : [{ entry: 'arrange_a', ...cover(counts.a, 1) }]),
     ...(b || !counts ? [] : [{ entry: 'arrange_b', ...cover(counts.b, 1) }]),
+    ...(dtype === 'e2m1' ? [{ entry: 'factor', grid: 1, block: 32 }] : []),
     product,
   ]
 }

@@ -1,4 +1,5 @@
 import { e4m3 } from '../../formats/minifloat.ts'
+import { swizzledSize } from '../../formats/swizzle.ts'
 import { type Dims, defineKernel, f32, i32, inout, input } from '../../tensor/kernel.ts'
 import { decodeE2m1 } from '../gemm/decode.ts'
 import { expandedProduct } from '../gemm/gemm.cuda.ts'
@@ -88,7 +89,17 @@ export const gemmNvfp4 = defineKernel({
   ],
   tolerance: 0,
   flops: ({ m, n, blocks }) => 2 * m! * n! * 16 * blocks!,
-  cuda: expandedProduct({ dtype: 'bf16', k: ({ blocks }) => 16 * blocks!, factor: true }),
+  cuda: expandedProduct({
+    dtype: 'bf16',
+    k: ({ blocks }) => 16 * blocks!,
+    factor: true,
+    native: {
+      dtype: 'e2m1',
+      layouts: (_, { a_per_row, b_per_row }) => (a_per_row || b_per_row ? undefined : { a: 'rows16', b: 'rows16' }),
+      scales: () => ({}),
+      arranged: ({ m, n, blocks }) => ({ a: swizzledSize(m!, blocks!), b: swizzledSize(n!, blocks!) }),
+    },
+  }),
 })
 
 /** Every finite scale, amaxes as of real tensors. */
