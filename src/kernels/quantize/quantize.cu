@@ -1,4 +1,4 @@
-// quantize_nvfp4_rows, _columns, _square, _both and their MS-EDEN forms: contracts in quantize.ts. Other formats: quantize_mx and quantize_fp8.
+// quantize_nvfp4_rows, _columns, _square and _both: contracts in quantize.ts. MS-EDEN: quantize_eden; other formats: quantize_mx and quantize_fp8.
 #include "sixteens_cuda.h"
 
 template <class A> __device__ Scaling scaling_of(const A& a) {
@@ -6,21 +6,6 @@ template <class A> __device__ Scaling scaling_of(const A& a) {
   s.multiply = a.scale_order;
   s.four_over_six = a.four_over_six;
   return s;
-}
-
-template <class A> __device__ Request<NVFP4> request_of(const A& a, const Scaling& s) {
-  return Request<NVFP4>{a.codes, a.scales, a.amax, a.per_row, a.signs, a.hadamard, a.random, a.stream, s};
-}
-
-template <Rounding How, class Act> __device__ void image_of_rows(const Request<NVFP4>& q, const Act* x, int64_t rows, int64_t cols) {
-  if constexpr (IsBf16<Act>::value)
-    if (rows_by_sixteens(q, x)) return quantize_rows_by_sixteens<How>(q, x, rows, cols);
-  quantize_lines<NVFP4, How>(q, x, rows, cols, false);
-}
-template <Rounding How, class Act> __device__ void image_of_columns(const Request<NVFP4>& q, const Act* x, int64_t rows, int64_t cols) {
-  if constexpr (IsBf16<Act>::value)
-    if (columns_by_sixteens(q, x, rows, cols)) return quantize_columns_by_sixteens<How>(q, x, rows, cols);
-  quantize_lines<NVFP4, How>(q, x, rows, cols, true);
 }
 
 template <class Act> __device__ void quantize_nvfp4_rows(const quantize_nvfp4_rows_args<Act>& a) {
@@ -36,16 +21,6 @@ template <class Act> __device__ void quantize_nvfp4_columns(const quantize_nvfp4
   else image_of_columns<Rounding::nearest>(q, a.x, a.rows, a.cols);
 }
 EXPORT_CUDA_ACT(quantize_nvfp4_columns)
-
-template <class Act> __device__ void quantize_nvfp4_eden_rows(const quantize_nvfp4_eden_rows_args<Act>& a) {
-  image_of_rows<Rounding::eden>(request_of(a, Scaling{a.limit, a.bound}), a.x, a.rows, a.cols);
-}
-EXPORT_CUDA_ACT(quantize_nvfp4_eden_rows)
-
-template <class Act> __device__ void quantize_nvfp4_eden_columns(const quantize_nvfp4_eden_columns_args<Act>& a) {
-  image_of_columns<Rounding::eden>(request_of(a, Scaling{a.limit, a.bound}), a.x, a.rows, a.cols);
-}
-EXPORT_CUDA_ACT(quantize_nvfp4_eden_columns)
 
 template <class Act> __device__ void quantize_nvfp4_square(const quantize_nvfp4_square_args<Act>& a) {
   const Request<NVFP4> q{a.codes, a.scales, a.amax, 0, nullptr, 0, a.random, a.stream, scaling_of(a)};

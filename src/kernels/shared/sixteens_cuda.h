@@ -259,3 +259,18 @@ template <class Act> __device__ bool columns_by_sixteens(const Request<NVFP4>& q
   if constexpr (IsBf16<Act>::value) return (q.hadamard == 0 || q.hadamard == 16) && in_tiles(x, rows, cols);
   return false;
 }
+
+template <Rounding How, class Act> __device__ void image_of_rows(const Request<NVFP4>& q, const Act* x, int64_t rows, int64_t cols) {
+  if constexpr (IsBf16<Act>::value)
+    if (rows_by_sixteens(q, x)) return quantize_rows_by_sixteens<How>(q, x, rows, cols);
+  quantize_lines<NVFP4, How>(q, x, rows, cols, false);
+}
+template <Rounding How, class Act> __device__ void image_of_columns(const Request<NVFP4>& q, const Act* x, int64_t rows, int64_t cols) {
+  if constexpr (IsBf16<Act>::value)
+    if (columns_by_sixteens(q, x, rows, cols)) return quantize_columns_by_sixteens<How>(q, x, rows, cols);
+  quantize_lines<NVFP4, How>(q, x, rows, cols, true);
+}
+
+template <class A> __device__ Request<NVFP4> request_of(const A& a, const Scaling& s) {
+  return Request<NVFP4>{a.codes, a.scales, a.amax, a.per_row, a.signs, a.hadamard, a.random, a.stream, s};
+}
