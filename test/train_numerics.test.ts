@@ -54,6 +54,8 @@ describe('numerics of a sampled step', () => {
   for (const [recipe, ...overrides] of [
     ['nvfp4'],
     ['nvfp4', 'model.activations=bf16'],
+    ['nvfp4', 'data.sequence=1024', 'data.batch=4', 'data.micro_batch=4', 'model.pattern=*-*-'],
+    ['fp8', 'data.sequence=1024', 'data.batch=4', 'data.micro_batch=4', 'model.pattern=*-*-'],
     ['nvfp4-plain'],
     ['mxfp4'],
     ['fp8', 'model.pattern=M-*-M-'],
@@ -82,7 +84,7 @@ describe('numerics of a sampled step', () => {
       for (const { found, want } of compared) {
         const name = `${found.linear} ${found.operand}: ${JSON.stringify({ found, want })}`
         assert.ok(Math.abs(found.snr_db! - want.snr) < 3.5, name)
-        assert.ok(Math.abs(found.flushed - want.flushed) < 0.12, name)
+        assert.ok(Math.abs(found.flushed - want.flushed) < 0.16, name)
         assert.ok(found.amax > 0 && found.saturated < 0.5 && found.zero_scales < 0.5, name)
       }
     })

@@ -17,7 +17,8 @@ export function makeDirectory(path: string): void {
     if (code === 'EEXIST') return
     if (code !== 'ENOENT' || existsSync(above)) throw error
     makeDirectory(above)
-    mkdirSync(path)
+    // Another process may have made it by now.
+    makeDirectory(path)
   }
 }
 

@@ -125,14 +125,17 @@ async function trainOn(run: Run, trainer: Trainer, observer: Observer, stop?: Ab
   let last: Begun | undefined
   let begun = step
   while (begun < config.steps && !stop?.aborted) {
+    const sampled = isSampled(begun + 1, config.steps)
+    // The host works on a sampled step itself: beside another, neither's time would be known.
+    if (sampled && last) settle(last)
     const started = performance.now()
-    const next = { step: begun + 1, started, result: trainer.begin(begun, isSampled(begun + 1, config.steps)) }
-    if (last) settle(last)
+    const next = { step: begun + 1, started, result: trainer.begin(begun, sampled) }
+    if (last && !sampled) settle(last)
     last = next
     begun++
     const validates = due(validateEvery, begun)
     const saves = due(config.checkpoint.every, begun)
-    if (validates || saves || begun === observer.until || !trainer.overlaps) {
+    if (validates || saves || begun === observer.until || sampled || !trainer.overlaps) {
       settle(last)
       last = undefined
     }

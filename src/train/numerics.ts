@@ -40,6 +40,9 @@ export interface NumericsRecord extends Partial<OperandNumerics> {
 /** At most so many values of an operand are looked at, unless a line has more, and at most this share of them. */
 const mostValues = 4096
 const mostShare = 1 / 8
+/** Of a line along the tokens, which costs as much as all lines beside it: so many pieces, evenly spread, of so many tokens, if it is longer. */
+const pieces = 8
+const pieceTokens = 256
 
 /** Steps between two samples: at most about 50 in a run, and far enough apart to stay below 2 % of its time. */
 export const sampledEvery = (steps: number): number => Math.max(40, Math.ceil(steps / 50))
@@ -49,52 +52,77 @@ export const isSampled = (step: number, steps: number): boolean => step === 1 ||
 const floatsOf = (tensor: Tensor): Float32Array =>
   tensor.dtype === 'bf16' ? fromBf16(tensor.read() as Uint16Array) : tensor.floats()
 
-/** `count` lines of a matrix from `first` on; its columns where the image is of the transpose. [count, length of a line] */
-function linesOf(values: Tensor, transposed: boolean, first: number, count: number): Float32Array {
-  const [rows, cols] = values.shape as [number, number]
+/** Part of an image: `count` lines from `first` on, and of each the pieces of `length` values that begin at `from`, which cut no block. */
+interface Window {
+  readonly first: number
+  readonly count: number
+  readonly from: readonly number[]
+  readonly length: number
+}
+
+/** The values of a window, a line's pieces one after another; lines are columns of `values` where the image is of the transpose. */
+function linesOf(values: Tensor, transposed: boolean, { first, count, from, length }: Window): Float32Array {
+  const cols = values.shape[1]!
   if (!transposed) return floatsOf(values.part(first * cols, [count, cols]))
-  const lines = new Float32Array(count * rows)
-  const atOnce = Math.max(1, Math.floor(65536 / cols))
-  for (let row = 0; row < rows; row += atOnce) {
-    const height = Math.min(atOnce, rows - row)
-    const piece = floatsOf(values.part(row * cols, [height, cols]))
-    for (let r = 0; r < height; r++)
-      for (let line = 0; line < count; line++) lines[line * rows + row + r] = piece[r * cols + first + line]!
+  const width = from.length * length
+  const lines = new Float32Array(count * width)
+  for (const [i, begin] of from.entries()) {
+    const piece = values.part(begin * cols, [length, cols]).read()
+    for (let r = 0; r < length; r++) {
+      const few = piece.subarray(r * cols + first, r * cols + first + count)
+      const floats = few instanceof Uint16Array ? fromBf16(few) : few
+      for (let line = 0; line < count; line++) lines[line * width + i * length + r] = floats[line]!
+    }
   }
   return lines
 }
 
-/** The same lines of the image, as a matrix of their own. */
-function imageLines({ image }: Watched, first: number, count: number): QuantizedMatrix {
-  const { format, cols, codes, scales, amax, outer, bound } = image
+/** The same part of the image, as a matrix of its own. */
+function imageLines({ image }: Watched, { first, count, from, length }: Window): QuantizedMatrix {
+  const { format, rows, cols, codes, scales, amax, outer, bound } = image
   const { bits } = formats[format].element
-  const width = (cols * bits) / 8
-  const across = scales.shape.at(-1)!
   const tile = formats[format].block
-  const perTile = scales.shape.length === 2 && scales.shape[0] !== image.rows
-  const whole = scales.shape.length === 1
-  const [from, height] = perTile ? [Math.floor(first / tile), 1] : [first, count]
+  const perTile = scales.shape.length === 2 && scales.shape[0] !== rows
+  /** The window of `lines` lines of `across` elements, which stand for all of the image's columns. */
+  const cut = (tensor: Tensor, across: number, line: number, lines: number): Uint8Array | Float32Array => {
+    if (length === cols) return tensor.part(line * across, [lines, across]).read() as Uint8Array | Float32Array
+    const width = (length * across) / cols
+    const pieces = Array.from({ length: lines }, (_, i) =>
+      from.map(begin => tensor.part((line + i) * across + (begin * across) / cols, [width]).read()),
+    ).flat()
+    const whole = new (pieces[0]!.constructor as Uint8ArrayConstructor)(pieces.length * width)
+    for (const [i, piece] of pieces.entries()) whole.set(piece as Uint8Array, i * width)
+    return whole
+  }
+  const scale = (): Uint8Array | Float32Array => {
+    if (scales.shape.length === 1) return scales.read() as Float32Array
+    const across = scales.shape[1]!
+    return perTile ? cut(scales, across, Math.floor(first / tile), 1) : cut(scales, across, first, count)
+  }
   return {
     format,
     rows: count,
-    cols,
-    codes: codes.part(first * width, [count, width]).read() as Uint8Array,
-    scales: (whole ? scales : scales.part(from * across, [height, across])).read() as Uint8Array | Float32Array,
+    cols: from.length * length,
+    codes: cut(codes, (cols * bits) / 8, first, count) as Uint8Array,
+    scales: scale(),
     amax: (outer === 'row' ? amax.part(first, [count]) : amax).floats(),
     outer,
     bound,
   }
 }
 
-/** Which lines of an image to look at; no tile of long blocks is cut. */
-function chooseLines({ image, lines }: Watched, step: number): { first: number; count: number } {
+/** Which part of an image to look at; no tile of long blocks is cut. */
+function chooseWindow({ image, lines, transposed }: Watched, step: number): Window {
   const { rows, cols, format } = image
-  const wanted = Math.floor(Math.min(mostValues, rows * cols * mostShare) / cols)
+  const cuts = transposed && cols > pieces * pieceTokens && cols % (pieces * pieceTokens) === 0
+  const length = cuts ? pieceTokens : cols
+  const from = cuts ? Array.from({ length: pieces }, (_, i) => (i * cols) / pieces) : [0]
+  const wanted = Math.floor(Math.min(mostValues, rows * cols * mostShare) / (from.length * length))
   const count = Math.min(lines, Math.max(1, Math.min(wanted, 16)))
   const { block } = formats[format]
   const tile = Number.isFinite(block) ? block : 1
   const starts = Math.max(1, Math.floor((lines - count) / tile) + 1)
-  return { first: (step % starts) * tile, count }
+  return { first: (step % starts) * tile, count, from, length }
 }
 
 /** Enough digits for a few thousand values. */
@@ -102,18 +130,19 @@ const share = (value: number): number => Number(value.toFixed(6))
 
 /** Looks at one operand as it is made. @param step addresses the lines that are looked at. */
 export function measure(watched: Watched, step: number): OperandNumerics {
-  const { linear, role, values, transposed, image, request } = watched
-  const { first, count } = chooseLines(watched, step)
-  const lines = linesOf(values, transposed, first, count)
+  const { linear, role, values, transposed, request } = watched
+  const window = chooseWindow(watched, step)
+  const { count, from, length } = window
+  const lines = linesOf(values, transposed, window)
   const { hadamard } = request
   const quantised = hadamard
-    ? rotate(lines, count, image.cols, {
+    ? rotate(lines, count, from.length * length, {
         size: hadamard.size,
         signs: hadamard.signs.read() as Uint32Array,
         bf16: values.dtype === 'bf16',
       })
     : lines
-  const { snr, flushed, saturated, zeroScales } = reportOn(quantised, imageLines(watched, first, count))
+  const { snr, flushed, saturated, zeroScales } = reportOn(quantised, imageLines(watched, window))
   return {
     linear,
     operand: role,
