@@ -8,13 +8,16 @@ import { signWords } from '../src/formats/hadamard.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { gemms, Linear, type LinearState, linear, roles, streamOf } from '../src/ops/linear.ts'
-import { Tape, Var } from '../src/ops/tape.ts'
+import { rmsNorm } from '../src/ops/rms_norm.ts'
+import { squaredRelu } from '../src/ops/squared_relu.ts'
+import { type Parameter, Tape, Var } from '../src/ops/tape.ts'
 import type { Recipe } from '../src/recipes/recipe.ts'
 import { findRecipe } from '../src/recipes/recipes.ts'
 import { type ResolvedRecipe, resolveRecipe } from '../src/recipes/resolve.ts'
 import { checkShape } from '../src/recipes/shapes.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import type { Activation, DType } from '../src/tensor/dtype.ts'
+import type { Kernel } from '../src/tensor/kernel.ts'
 import { floatsOf, readSafetensors } from '../src/tensor/safetensors.ts'
 import { sizeOf, Tensor } from '../src/tensor/tensor.ts'
 
@@ -85,8 +88,12 @@ class Bench {
     this.#signs.write(Uint32Array.from(fresh))
   }
 
-  /** Output and both gradients in FP32 values; that of the weight starts from zero. */
-  run(x: Float32Array, dy: Float32Array): { y: Float32Array; dx: Float32Array; dw: Float32Array } {
+  /** Output and both gradients in FP32 values; that of the weight starts from zero. The layer reads what `of` makes of x. */
+  run(
+    x: Float32Array,
+    dy: Float32Array,
+    of = (_: Tape, input: Var): Var => input,
+  ): { y: Float32Array; dx: Float32Array; dw: Float32Array } {
     const { tape, layer } = this
     const inputs = layer.weight.shape[1]!
     const put = (shape: number[], values: Float32Array) => {
@@ -105,7 +112,7 @@ class Bench {
       tape.record(input, [], gradient => {
         dx = Float32Array.from(take(gradient))
       })
-      const output = linear(tape, layer, input)
+      const output = linear(tape, layer, of(tape, input))
       const y = take(output.value)
       const { tensor } = tape.gradientOf(output)
       tensor.write(tensor.dtype === 'bf16' ? toBf16(dy) : dy)
@@ -153,6 +160,57 @@ describe('linear', () => {
       const bf16 = new Bench(backend, rulesOf(findRecipe('bf16')), w, shape, 'f32').run(x, dy)
       for (const part of ['y', 'dx', 'dw'] as const) assert.ok(distance(bf16[part], rounded[part]) < 1e-6, part)
     }
+  })
+
+  it('reads a norm or a square before it is made, with the bits of one that is', () => {
+    const [tokens, k, n] = [128, 128, 128]
+    const [x, w, dy] = [normals(tokens * k, 1), normals(n * k, 2), normals(tokens * n, 3)]
+    for (const [name, deferred] of [
+      ['nvfp4', true],
+      ['mxfp4', true],
+      ['quartet2', false],
+      ['fp8', false],
+      ['bf16', false],
+    ] as const)
+      for (const act of ['f32', 'bf16'] as const)
+        for (const backend of backends) {
+          const bench = new Bench(backend, rulesOf(findRecipe(name)), w, [n, k], act)
+          bench.beginStep(3)
+          const parameter = { value: bench.tensor('f32', [k]).write(normals(k, 4)), gradient: bench.tensor('f32', [k]) }
+          const ops = {
+            rms_norm: (tape: Tape, input: Var) => rmsNorm(tape, input, parameter as unknown as Parameter, 1e-5),
+            squared_relu: squaredRelu,
+          }
+          for (const [kernel, op] of Object.entries(ops)) {
+            const label = `${name} ${act} ${backend.name} ${kernel}`
+            const written: string[] = []
+            let value: unknown
+            const { run } = backend
+            const counted = (called: Kernel, bindings: Record<string, unknown>) => {
+              if (called.name === kernel && bindings.y) written.push(kernel)
+              run.call(backend, called, bindings as never)
+            }
+            backend.run = counted as unknown as typeof run
+            try {
+              const alone = bench.run(x, dy, op)
+              assert.equal(written.length, deferred ? 0 : 1, label)
+              const made = bench.run(x, dy, (tape, input) => {
+                const y = op(tape, input)
+                value = y.value.read()
+                return y
+              })
+              bench.state.watch = ({ role, values }) => {
+                if (role === 'xRows') assert.deepEqual(values.read(), value, label)
+              }
+              const seen = bench.run(x, dy, op)
+              bench.state.watch = undefined
+              assert.deepEqual(alone, made, label)
+              assert.deepEqual(seen, made, label)
+            } finally {
+              backend.run = run
+            }
+          }
+        }
   })
 
   it('computes NVIDIA’s golden products to the bit, without stochastic rounding', () => {

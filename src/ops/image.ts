@@ -10,6 +10,7 @@ import type { Backend } from '../tensor/backend.ts'
 import type { DType } from '../tensor/dtype.ts'
 import type { Kernel } from '../tensor/kernel.ts'
 import { sizeOf, type Tensor } from '../tensor/tensor.ts'
+import type { Mapped } from './tape.ts'
 
 /**
  * A quantised operand as a GEMM reads it: [rows, cols] with blocks along cols, the contraction.
@@ -215,28 +216,30 @@ export const areMadeTogether = (row: ImageRequest, column: ImageRequest): boolea
 
 /**
  * The images of x and of xᵀ, read once for both amaxes and, where the format has blocks, at once for the codes; for requests of which
- * `areMadeTogether` is true.
+ * `areMadeTogether` is true. A format whose kernel maps what it reads leaves a deferred x unmade.
  */
 export function bothImages(
   backend: Backend,
   allocate: Allocate,
-  x: Tensor,
+  source: { readonly value: Tensor; readonly mapped: Mapped },
   row: ImageRequest,
   column: ImageRequest,
 ): { row: Image; column: Image } {
   const { spec, random } = row
+  const { both, maps, rows: ofRows, columns: ofColumns } = quantize[spec.format]
+  const mapped: Mapped = maps ? source.mapped : { x: source.value, squared: 0 }
+  const { x } = mapped
   const [rows, cols] = matrixShape(x)
   checkShape(row, rows, cols)
   checkShape(column, cols, rows)
   const rotation = { signs: column.hadamard?.signs, hadamard: column.hadamard?.size ?? 0 }
-  backend.run(amaxBoth, { amax: row.amax, amax_t: column.amax, x, ...rotation })
+  backend.run(amaxBoth, { amax: row.amax, amax_t: column.amax, ...mapped, ...rotation })
   const made = emptyImage(allocate, rows, cols, row, row.amax)
   const made_t = emptyImage(allocate, cols, rows, column, column.amax)
-  const { both, rows: ofRows, columns: ofColumns } = quantize[spec.format]
   const first = { codes: made.codes, scales: made.scales, x, amax: row.amax, random, stream: row.stream }
   if (both) {
     const second = { codes_t: made_t.codes, scales_t: made_t.scales, amax_t: column.amax, stream_t: column.stream }
-    runWith(backend, both, { ...first, ...second, ...rotation }, spec)
+    runWith(backend, both, { ...first, ...mapped, ...second, ...rotation }, spec)
   } else {
     const { codes, scales, amax } = made_t
     runWith(backend, ofRows, { ...first, signs: undefined, hadamard: 0 }, spec)

@@ -182,12 +182,12 @@ export class Linear {
     }
   }
 
-  /** Shows an image of `values`, or of their transpose, to whoever watches. Returns the image. */
-  made(role: Role, values: Tensor, transposed: boolean, image: Image, request: ImageRequest): Image {
+  /** Shows an image of the value of `of`, or of its transpose, to whoever watches. Returns the image. */
+  made(role: Role, of: { readonly value: Tensor }, transposed: boolean, image: Image, request: ImageRequest): Image {
     const { state, name } = this.#options
     const ofOutputs = role === 'wRows' || role === 'dyColumns'
     const lines = ofOutputs ? Math.min(image.rows, this.weight.shape[0]!) : image.rows
-    state.watch?.({ linear: name, role, values, transposed, image, request, lines })
+    state.watch?.({ linear: name, role, values: of.value, transposed, image, request, lines })
     return image
   }
 
@@ -196,7 +196,7 @@ export class Linear {
     this.#forward ??= this.#make(tape, this.#stores.forward, (w, allocate) => {
       const request = this.request('wRows', this.#recipe.forward.w!, 'fprop')
       const pair = forwardPair(tape, allocate, w, request)
-      this.made('wRows', w, false, pair.row, request)
+      this.made('wRows', new Var(w), false, pair.row, request)
       return pair
     })
     return this.#forward
@@ -212,7 +212,7 @@ export class Linear {
     this.#backward ??= this.#make(tape, this.#stores.backward, (w, allocate) => {
       const values = spec.of === 'forward' ? this.forwardValues(tape) : w
       const request = this.request('wColumns', spec, 'dgrad')
-      return this.made('wColumns', values, true, columnImage(tape.backend, allocate, values, request), request)
+      return this.made('wColumns', new Var(values), true, columnImage(tape.backend, allocate, values, request), request)
     })
     return this.#backward
   }
@@ -269,7 +269,7 @@ interface Kept {
 }
 
 /** x as fprop reads it, and what is kept of it; its forward image is made once if both want it. */
-function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; keep(): Kept } {
+function inputOf(tape: Tape, layer: Linear, x: Var): { forward(): Source; keep(): Kept } {
   const { backend } = tape
   const { fprop, wgrad, forward } = layer.recipe
   const allocate = allocator(tape)
@@ -284,7 +284,7 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
       const both = bothImages(backend, allocate, x, request, column)
       made = { row: both.row }
       alongTokens = both.column
-    } else made = forwardPair(tape, allocate, x, request)
+    } else made = forwardPair(tape, allocate, x.value, request)
     layer.made('xRows', x, false, made.row, request)
     return made
   }
@@ -294,7 +294,7 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
   })
   const values = (image: Image) => dequantizeImage(backend, allocate, image, 'f32')
   return {
-    forward: () => (isQuantized(fprop.a) ? { image: images().row } : plain(x, false, fprop.a)),
+    forward: () => (isQuantized(fprop.a) ? { image: images().row } : plain(x.value, false, fprop.a)),
     keep() {
       const { a, b } = wgrad
       if (readsValues(wgrad)) {
@@ -306,7 +306,7 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
         return keepImage(image, () => ({ image }))
       }
       if (!isQuantized(b)) {
-        const copy = b === 'bf16' ? castTo(backend, allocate, x, 'bf16') : x
+        const copy = b === 'bf16' ? castTo(backend, allocate, x.value, 'bf16') : x.value
         return { tensors: [copy], source: () => plain(copy, true, b) }
       }
       const request = layer.request('xColumns', b, 'wgrad')
@@ -314,10 +314,11 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
         const { row } = images()
         return keepImage(row, () => {
           const again = values(row)
-          return { image: layer.made('xColumns', again, true, columnImage(backend, allocate, again, request), request) }
+          const image = columnImage(backend, allocate, again, request)
+          return { image: layer.made('xColumns', new Var(again), true, image, request) }
         })
       }
-      const image = alongTokens ?? columnImage(backend, allocate, x, request)
+      const image = alongTokens ?? columnImage(backend, allocate, x.value, request)
       layer.made('xColumns', x, true, image, request)
       return keepImage(image, () => ({ image }))
     },
@@ -325,7 +326,7 @@ function inputOf(tape: Tape, layer: Linear, x: Tensor): { forward(): Source; kee
 }
 
 /** dy as dgrad reads it, along the outputs, and as wgrad does, along the tokens. Memory is of the scope at the time of the call. */
-function gradientOf(tape: Tape, layer: Linear, dy: Tensor): { dgrad(): Source; wgrad(): Source } {
+function gradientOf(tape: Tape, layer: Linear, dy: Var): { dgrad(): Source; wgrad(): Source } {
   const { backend } = tape
   const allocate = allocator(tape)
   const { dgrad, wgrad } = layer.recipe
@@ -335,12 +336,12 @@ function gradientOf(tape: Tape, layer: Linear, dy: Tensor): { dgrad(): Source; w
     row && column && areMadeTogether(row, column) ? bothImages(backend, allocate, dy, row, column) : undefined
   return {
     dgrad() {
-      if (!row) return plain(dy, false, dgrad.a)
-      return { image: layer.made('dyRows', dy, false, both?.row ?? rowImage(backend, allocate, dy, row), row) }
+      if (!row) return plain(dy.value, false, dgrad.a)
+      return { image: layer.made('dyRows', dy, false, both?.row ?? rowImage(backend, allocate, dy.value, row), row) }
     },
     wgrad() {
-      if (!column) return plain(dy, true, wgrad.a)
-      const image = both?.column ?? columnImage(backend, allocate, dy, column)
+      if (!column) return plain(dy.value, true, wgrad.a)
+      const image = both?.column ?? columnImage(backend, allocate, dy.value, column)
       return { image: layer.made('dyColumns', dy, true, image, column) }
     },
   }
@@ -351,15 +352,15 @@ export function linear(tape: Tape, layer: Linear, x: Var): Var {
   const { backend } = tape
   const allocate = allocator(tape)
   return tape.scope(() => {
-    const y = new Var(tape.allocate('act', [x.value.shape[0]!, layer.outputs]))
-    const input = inputOf(tape, layer, x.value)
+    const y = new Var(tape.allocate('act', [x.shape[0]!, layer.outputs]))
+    const input = inputOf(tape, layer, x)
     multiply(backend, allocate, y.value, input.forward(), forwardWeight(tape, layer), 0)
     if (!tape.recording) return y
     const kept = input.keep()
     tape.record(y, kept.tensors, dy => {
       const own = layer.weight.shape[0]!
       if (layer.outputs > own) backend.run(zeroColumns, { x: dy, first: own })
-      const gradient = gradientOf(tape, layer, dy)
+      const gradient = gradientOf(tape, layer, new Var(dy))
       tape.scope(() => {
         const { tensor: dx, accumulate } = tape.gradientOf(x)
         multiply(backend, allocate, dx, gradient.dgrad(), backwardWeight(tape, layer), accumulate)

@@ -11,14 +11,51 @@ import type { Tensor } from '../tensor/tensor.ts'
  * frees. A model opens one scope per block, so temporaries of the forward pass die with their block.
  */
 
+/** A matrix that its reader may make of another, element by element, as it loads it: arguments of kernels (src/kernels/shared/mapping.ts). */
+export interface Mapped {
+  /** [rows, cols]. */
+  readonly x: Tensor
+  /** f32[rows] and f32[cols]: x is normalised. */
+  readonly inverse?: Tensor | undefined
+  readonly w?: Tensor | undefined
+  /** 1: the square of x where it is positive, else 0. */
+  readonly squared: 0 | 1
+}
+
+/** How to make a value that is not made before it is asked for. */
+interface Deferred {
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  value(): Tensor
+  /** What to read instead of the value. */
+  mapped(): Mapped
+}
+
 /** An activation on the tape. Its gradient has the shape and dtype of `value`. */
 export class Var {
-  readonly value: Tensor
+  readonly dtype: DType
+  readonly shape: readonly number[]
   /** Absent until the first contribution arrives. */
   gradient: Tensor | undefined
+  #value: Tensor | undefined
+  readonly #deferred: Deferred | undefined
 
-  constructor(value: Tensor) {
-    this.value = value
+  constructor(value: Tensor | Deferred) {
+    this.dtype = value.dtype
+    this.shape = value.shape
+    if ('memory' in value) this.#value = value
+    else this.#deferred = value
+  }
+
+  /** Made now if it is deferred and nobody has asked for it before. */
+  get value(): Tensor {
+    this.#value ??= this.#deferred!.value()
+    return this.#value
+  }
+
+  /** What the value is made of, for kernels that make it themselves; of a value that exists, itself. */
+  get mapped(): Mapped {
+    return this.#value || !this.#deferred ? { x: this.value, squared: 0 } : this.#deferred.mapped()
   }
 }
 
@@ -58,8 +95,22 @@ export class Tape {
 
   /** Memory that dies at the end of the innermost scope unless something else holds it. Contents are undefined. */
   allocate(dtype: DType | 'act', shape: readonly number[]): Tensor {
+    return this.#allocateIn(this.#scopes.at(-1), dtype, shape)
+  }
+
+  /** A Var of activations whose value is made by `write` when it is asked for, in memory of what is now the innermost scope. */
+  defer(shape: readonly number[], write: (value: Tensor) => void, mapped: () => Mapped): Var {
     const scope = this.#scopes.at(-1)
-    if (!scope) throw new Error('the tape allocates only inside a scope')
+    const value = () => {
+      const tensor = this.#allocateIn(scope, 'act', shape)
+      write(tensor)
+      return tensor
+    }
+    return new Var({ dtype: this.activations, shape, value, mapped })
+  }
+
+  #allocateIn(scope: Memory[] | undefined, dtype: DType | 'act', shape: readonly number[]): Tensor {
+    if (!scope || !this.#scopes.includes(scope)) throw new Error('the tape allocates only inside a scope')
     const tensor = this.arena.alloc(dtype === 'act' ? this.activations : dtype, shape)
     this.#references.set(tensor.memory, 1)
     scope.push(tensor.memory)
@@ -73,16 +124,16 @@ export class Tape {
   scope<T>(body: () => T): T {
     const owned: Memory[] = []
     this.#scopes.push(owned)
+    const escaping = new Set<Memory>()
     let result: T
     try {
       result = body()
+      for (const value of Array.isArray(result) ? result : [result])
+        if (value instanceof Var) escaping.add(value.value.memory)
     } finally {
       this.#scopes.pop()
     }
     const parent = this.#scopes.at(-1)
-    const escaping = new Set<Memory>()
-    for (const value of Array.isArray(result) ? result : [result])
-      if (value instanceof Var) escaping.add(value.value.memory)
     for (const memory of owned)
       if (parent && escaping.has(memory)) parent.push(memory)
       else this.#drop(memory)
@@ -106,7 +157,7 @@ export class Tape {
   gradientOf(v: Var): { tensor: Tensor; accumulate: 0 | 1 } {
     const shared = v.gradient
     if (shared && (this.#references.get(shared.memory) ?? 1) === 1) return { tensor: shared, accumulate: 1 }
-    const tensor = this.arena.alloc(v.value.dtype, v.value.shape)
+    const tensor = this.arena.alloc(v.dtype, v.shape)
     this.#references.set(tensor.memory, 1)
     v.gradient = tensor
     if (!shared) return { tensor, accumulate: 0 }

@@ -52,18 +52,19 @@ template <class Act> static void amax_of(const Act* x, int64_t size, float* amax
 template <class Act> static void amax(const amax_args<Act>& a) { amax_of(a.x, a.rows * a.cols, a.amax); }
 EXPORT_ACT(amax)
 
-// Magnitudes of x, if `plain` is wanted, and of x rotated along its columns.
+// Magnitudes of x as mapped, if `plain` is wanted, and of the same rotated along its columns.
 template <class Act>
-static void amax_of_columns(const Act* x, int64_t rows, int64_t cols, const Rotation& rotation, float* plain, float* rotated) {
+static void amax_of_columns(const Act* x, const Mapping& mapping, int64_t rows, int64_t cols, const Rotation& rotation, float* plain,
+                            float* rotated) {
   const int64_t panels = (cols + PANEL - 1) / PANEL, tasks = (rows + SPAN - 1) / SPAN * panels;
   Found* const found = static_cast<Found*>(scratch(0, 2 * tasks * (int64_t)sizeof(Found)));
   parallel_spans(rows, cols, [&](int64_t r, int count, int64_t from, int64_t to) {
     const auto each = [&](const auto& look, const auto& look_rotated) {
-      each_piece(count, rotation.size, from, to, [&](int first, int n, int64_t c, int lanes, int) {
+      each_piece(count, rotation.size ? rotation.size : 16, from, to, [&](int first, int n, int64_t c, int lanes, int) {
         Real v[SPAN];
-        load_panel(v, x + (r + first) * cols + c, cols, lanes, n);
+        mapping.load_columns(v, x, r + first, c, cols, lanes, n);
         for (int i = 0; i < n; i++) look(v[i]);
-        rotation.apply<IsBf16<Act>::value>(v, n);
+        if (rotation.size) rotation.apply<IsBf16<Act>::value>(v, n);
         for (int i = 0; i < n; i++) look_rotated(v[i]);
       });
     };
@@ -84,8 +85,10 @@ static void amax_of_columns(const Act* x, int64_t rows, int64_t cols, const Rota
 }
 
 template <class Act> static void amax_both(const amax_both_args<Act>& a) {
-  if (a.hadamard) {
-    amax_of_columns(a.x, a.rows, a.cols, Rotation(a.hadamard, a.signs), a.amax, a.amax_t);
+  const Mapping mapping(a);
+  if (a.hadamard || !mapping.is_identity()) {
+    const Rotation rotation = a.hadamard ? Rotation(a.hadamard, a.signs) : Rotation();
+    amax_of_columns(a.x, mapping, a.rows, a.cols, rotation, a.amax, a.amax_t);
     return;
   }
   amax_of(a.x, a.rows * a.cols, a.amax);
@@ -96,7 +99,7 @@ EXPORT_ACT(amax_both)
 template <class Act> static void amax_rotated(const amax_rotated_args<Act>& a) {
   const Rotation rotation(a.hadamard, a.signs);
   if (a.columns) {
-    amax_of_columns(a.x, a.rows, a.cols, rotation, static_cast<float*>(nullptr), a.amax);
+    amax_of_columns(a.x, Mapping(), a.rows, a.cols, rotation, static_cast<float*>(nullptr), a.amax);
     return;
   }
   Found* const found = static_cast<Found*>(scratch(0, a.rows * (int64_t)sizeof(Found)));

@@ -43,17 +43,24 @@ __device__ void finish(const Found& found, float* amax, int which = 0) {
   blocks_done[which] = 0;
 }
 
-// This thread's share of `count` values.
-template <class Act> __device__ Found found_in(const Act* values, int64_t count) {
-  const int64_t eights = in_sixteens(values) ? count / 8 : 0;
+// This thread's share of `count` values, as mapped; rows have `cols` of them.
+template <class Act> __device__ Found found_in(const Act* values, int64_t count, const Mapping& mapping = Mapping(), int64_t cols = 8) {
+  const bool plain = mapping.is_identity();
+  const int64_t eights = in_sixteens(values) && (plain || cols % 8 == 0) ? count / 8 : 0;
   Magnitudes seen;
 #pragma unroll 4
   GRID_LOOP(u, eights) {
-    const Eight x = load_eight(values + 8 * u);
+    Eight x = load_eight(values + 8 * u);
+    if (!plain)
+#pragma unroll
+      for (int i = 0; i < 8; i++) x.v[i] = mapping.of<Act>(x.v[i], 8 * u / cols, 8 * u % cols + i);
 #pragma unroll
     for (int i = 0; i < 8; i++) seen.add(x.v[i]);
   }
-  GRID_LOOP(i, count - 8 * eights) seen.add(load(values + 8 * eights + i));
+  GRID_LOOP(i, count - 8 * eights) {
+    const int64_t at = 8 * eights + i;
+    seen.add(plain ? load(values + at) : mapping.of<Act>(load(values + at), at / cols, at % cols));
+  }
   Found found;
   found.add(seen);
   return found;
@@ -62,13 +69,16 @@ template <class Act> __device__ Found found_in(const Act* values, int64_t count)
 template <class Act> __device__ void amax(const amax_args<Act>& a) { finish(found_in(a.x, a.rows * a.cols), a.amax); }
 EXPORT_CUDA_ACT(amax)
 
-// Columns rotated by 16, and what they are before: a warp has 16 rows of 64 columns at a time.
-__device__ inline Found rotated_columns(const bf16* x, int64_t rows, int64_t cols, uint32_t signs, Magnitudes* plain = nullptr) {
+// Columns rotated by 16, and what they are, as mapped, before: a warp has 16 rows of 64 columns at a time.
+__device__ inline Found rotated_columns(const bf16* x, int64_t rows, int64_t cols, uint32_t signs, Magnitudes* plain = nullptr,
+                                        const Mapping& mapping = Mapping()) {
   const int64_t across = cols / 64, first = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32, warps = (int64_t)gridDim.x * blockDim.x / 32;
   Magnitudes seen;
   for (int64_t task = first; task < rows / 16 * across; task += warps) {
     ColumnPair pair;
-    pair.load_from(x + task / across * 16 * cols + task % across * 64 + threadIdx.x % 32 * 2, cols);
+    const int64_t row = task / across * 16, column = task % across * 64 + threadIdx.x % 32 * 2;
+    pair.load_from(x + row * cols + column, cols);
+    pair.map(mapping, row, column);
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       float v[16];
@@ -114,21 +124,21 @@ template <class Act> __device__ void amax_both(const amax_both_args<Act>& a) {
   if constexpr (IsBf16<Act>::value)
     if (a.hadamard == 16 && a.cols % 64 == 0 && in_sixteens(a.x)) {
       Magnitudes plain;
-      found_t = rotated_columns(a.x, a.rows, a.cols, a.signs[0], &plain);
+      found_t = rotated_columns(a.x, a.rows, a.cols, a.signs[0], &plain, Mapping(a));
       found.add(plain);
       finish(found, a.amax);
       finish(found_t, a.amax_t, 1);
       return;
     }
   if (a.hadamard == 0) {
-    found = found_in(a.x, a.rows * a.cols);
+    found = found_in(a.x, a.rows * a.cols, Mapping(a), a.cols);
     finish(found, a.amax);
     finish(found, a.amax_t, 1);
     return;
   }
   EACH_BLOCK(task, cut.down() * cut.across()) {
     const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;
-    const Piece& piece = prepare_piece(loaded, rotated, a.x, cut, line, start, a.hadamard, a.signs);
+    const Piece& piece = prepare_piece(loaded, rotated, a.x, cut, line, start, a.hadamard, a.signs, Mapping(a));
     const int lanes = cut.lanes(line), count = cut.count(start);
     BLOCK_LOOP(u, LINES * count)
       if (u % LINES < lanes) {

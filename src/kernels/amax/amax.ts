@@ -2,6 +2,7 @@ import { rotate, transpose } from '../../formats/hadamard.ts'
 import { Stream } from '../../formats/philox.ts'
 import { amaxOf, amaxOfRows } from '../../formats/quantize.ts'
 import { type Dims, defineKernel, i32, input, optional, output } from '../../tensor/kernel.ts'
+import { mapped, mappingArgs } from '../shared/mapping.ts'
 
 /**
  * amax = [max |x|, NaN ignored; 1 if any x is not finite, else 0] (docs/numerics.md, "Amax"). FP4 conversion turns NaN and infinity into
@@ -77,36 +78,67 @@ export const amaxRotated = defineKernel({
   tolerance: 0,
 })
 
-/** `amax` of x, and as amax_t that of x rotated along the rows of each column if `hadamard` is not 0, in one pass over x. */
+/** `amax` of x as mapped, and as amax_t that of the same rotated along the rows of each column if `hadamard` is not 0, in one pass over x. */
 export const amaxBoth = defineKernel({
   name: 'amax_both',
   args: {
     amax: output('f32', 2),
     amax_t: output('f32', 2),
     x: input('act', 'rows', 'cols'),
+    ...mappingArgs,
     signs: optional(input('u32', 'sign_words')),
     hadamard: i32,
   },
-  reference({ amax, amax_t, x, signs, hadamard }, { rows, cols }, act) {
+  reference({ amax, amax_t, x, signs, hadamard, ...mapping }, { rows, cols }, act) {
     const options = { size: hadamard, signs: signs!, bf16: act === 'bf16' }
-    amaxOf(x, amax)
-    amaxOf(hadamard ? rotate(transpose(x, rows!, cols!), cols!, rows!, options) : x, amax_t)
+    const z = mapped(x, mapping, { cols: cols! }, act)
+    amaxOf(z, amax)
+    amaxOf(hadamard ? rotate(transpose(z, rows!, cols!), cols!, rows!, options) : z, amax_t)
   },
   cases: [
-    { dims: { rows: 7, cols: 33 }, scalars: { hadamard: 0 } },
+    { dims: { rows: 7, cols: 33 }, scalars: { hadamard: 0, squared: 0 } },
     ...[4, 16, 32, 64, 128].map(hadamard => ({
       dims: { rows: 256, cols: 37, sign_words: 4 },
-      scalars: { hadamard },
+      scalars: { hadamard, squared: 0 },
       with: ['signs' as const],
     })),
     ...[Number.NaN, Number.NEGATIVE_INFINITY].map((value, i) => ({
       name: `${value}`,
       dims: { rows: 48, cols: 300, sign_words: 4 },
-      scalars: { hadamard: 16 },
+      scalars: { hadamard: 16, squared: 0 },
       with: ['signs' as const],
       inputs: (dims: Dims) => ({ x: withValue(dims, value, 345 + 9000 * i) }),
     })),
-    { dims: { rows: 2048, cols: 1024, sign_words: 4 }, scalars: { hadamard: 16 }, with: ['signs'], bench: true },
+    ...[33, 128].flatMap(cols =>
+      [0, 16, 64].flatMap(hadamard =>
+        [0, 1].map(squared => ({
+          name: squared ? 'squared' : 'normalised',
+          dims: { rows: 192, cols, sign_words: 4 },
+          scalars: { hadamard, squared },
+          with: squared ? ['signs' as const] : ['signs' as const, 'inverse' as const, 'w' as const],
+        })),
+      ),
+    ),
+    ...[0, 16].map(hadamard => ({
+      name: 'squared, of which one is infinite',
+      dims: { rows: 48, cols: 64, sign_words: 4 },
+      scalars: { hadamard, squared: 1 },
+      with: ['signs' as const],
+      inputs: (dims: Dims) => ({ x: withValue(dims, 1e30, 345) }),
+    })),
+    ...[0, 1].map(squared => ({
+      dims: { rows: 2048, cols: 1024, sign_words: 4 },
+      scalars: { hadamard: 16, squared },
+      with: ['signs' as const],
+      bench: true as const,
+    })),
+    {
+      name: 'normalised',
+      dims: { rows: 2048, cols: 1024, sign_words: 4 },
+      scalars: { hadamard: 16, squared: 0 },
+      with: ['signs', 'inverse', 'w'],
+      bench: true,
+    },
   ],
   tolerance: 0,
 })

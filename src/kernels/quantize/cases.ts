@@ -8,6 +8,9 @@ export type Layout = 'rows' | 'columns' | 'square' | 'both'
 /** Whether an image of this layout may have an outer scale for each line. */
 const perLine = (layout: Layout): boolean => layout === 'rows' || layout === 'columns'
 
+/** Whether the kernel of a format and layout reads x as mapped (src/kernels/shared/mapping.ts): where blocks are short. */
+export const maps = (format: FormatName, layout: Layout): boolean => layout === 'both' && formats[format].block <= 32
+
 /** What goes into a case: values that reach the edges of the formats, by name. */
 type Filling = 'normal' | 'edges' | 'ties' | 'tiny' | 'bad' | 'nan' | 'huge'
 
@@ -29,12 +32,17 @@ function fill(size: number, filling: Filling): Float32Array {
   return Float32Array.from({ length: size }, (_, i) => fillings[filling](i, random))
 }
 
+const mappings = ['squared', 'normalised'] as const
+type Mapping = (typeof mappings)[number]
+
 interface Variant {
   readonly rows: number
   readonly cols: number
   readonly filling: Filling
   readonly options?: Partial<QuantizeOptions>
   readonly hadamard?: number
+  /** What `both` reads in place of x. */
+  readonly mapping?: Mapping
   readonly bench?: true
 }
 
@@ -43,7 +51,7 @@ const errors = { mae: 1, mse: 2 }
 
 /** A case of a quantising kernel; `amax` is taken from the values, rotation or not, because any positive number serves. */
 function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Variant): Case {
-  const { rows, cols, filling, options = {}, hadamard = 0, bench } = variant
+  const { rows, cols, filling, options = {}, hadamard = 0, mapping, bench } = variant
   const row = formats[format]
   const perRow = options.outer === 'row'
   const amaxes = perRow ? (layout === 'columns' ? cols : rows) : 2
@@ -61,6 +69,7 @@ function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Vari
   const scalars: Record<string, number> = {
     stream: 77,
     ...(layout === 'both' ? { stream_t: 78 } : {}),
+    ...(maps(format, layout) ? { squared: mapping === 'squared' ? 1 : 0 } : {}),
     limit,
     ...(layout === 'square' ? {} : { hadamard }),
     ...(eden ? {} : { rounding: stochastic ? 1 : 0 }),
@@ -79,8 +88,9 @@ function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Vari
     ...(layout === 'square' ? ['codes_t', 'scales_t'] : []),
     ...(hadamard ? ['signs'] : []),
     ...(stochastic ? ['random'] : []),
+    ...(mapping === 'normalised' ? ['inverse', 'w'] : []),
   ]
-  const described = [filling, hadamard ? `rotated ${hadamard}` : '', JSON.stringify(options)].join(' ')
+  const described = [mapping ?? '', filling, hadamard ? `rotated ${hadamard}` : '', JSON.stringify(options)].join(' ')
   return {
     name: `${rows}x${cols} ${described}`,
     dims,
@@ -163,11 +173,19 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
     ...(eden ? [] : [{ ...big, options: stochastic }]),
     ...(eden || scale !== 'e4m3' ? [] : [{ ...big, options: { fourOverSix: 'mse' as const } }]),
     ...(columns && layout !== 'square' ? [{ ...big, hadamard: 16, options: round }] : []),
+    ...(maps(format, layout) ? mappings.map(mapping => ({ ...big, mapping, hadamard: 16 })) : []),
   ]
+  const read: Variant[] = mappings.flatMap(mapping => [
+    { ...size(32, 48), mapping, filling: 'bad' },
+    { ...size(144, 272), mapping, filling: 'edges', hadamard: 16 },
+    { rows: 256, cols: 384, mapping, filling: 'edges', hadamard: 16, options: round },
+    { rows: 256, cols: 128, mapping, filling: 'nan' },
+    { rows: 128, cols: up(48), mapping, filling: 'normal', hadamard: 64, options: round },
+  ])
   const special = eden ? [] : linesOf[scale].filter(({ options }) => perLine(layout) || options?.outer !== 'row')
   const variants =
     layout === 'square'
       ? [...shared, ...special, ...whole, ...timed]
-      : [...shared, ...special, ...rotated, ...whole, ...timed]
+      : [...shared, ...special, ...rotated, ...whole, ...(maps(format, layout) ? read : []), ...timed]
   return variants.map(variant => caseOf(format, layout, eden, variant))
 }

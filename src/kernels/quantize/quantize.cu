@@ -43,8 +43,8 @@ __device__ void images_of_both(const Request<NVFP4>& row, const Request<NVFP4>& 
 
 template <class Act> __device__ void quantize_nvfp4_both(const quantize_nvfp4_both_args<Act>& a) {
   const Scaling s = scaling_of(a);
-  const Request<NVFP4> row{a.codes, a.scales, a.amax, 0, nullptr, 0, a.random, a.stream, s};
-  const Request<NVFP4> column{a.codes_t, a.scales_t, a.amax_t, 0, a.signs, a.hadamard, a.random, a.stream_t, s};
+  const Request<NVFP4> row{a.codes, a.scales, a.amax, 0, nullptr, 0, a.random, a.stream, s, Mapping(a)};
+  const Request<NVFP4> column{a.codes_t, a.scales_t, a.amax_t, 0, a.signs, a.hadamard, a.random, a.stream_t, s, Mapping(a)};
   if (a.rounding) images_of_both<Rounding::stochastic>(row, column, a.x, a.rows, a.cols);
   else images_of_both<Rounding::nearest>(row, column, a.x, a.rows, a.cols);
 }

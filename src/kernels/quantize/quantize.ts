@@ -15,14 +15,15 @@ import {
   type TensorArg,
   u32,
 } from '../../tensor/kernel.ts'
-import { type Layout, quantizeCases } from './cases.ts'
+import { mapped, mappingArgs } from '../shared/mapping.ts'
+import { type Layout, maps, quantizeCases } from './cases.ts'
 
 /**
  * Quantisation of a matrix x [rows, cols] into images, byte-equal to src/formats/quantize.ts (docs/numerics.md, "NVFP4 quantisation" and after).
  *
  *   rows      the image of x:  blocks along cols           columns   the image of xᵀ, [cols, rows]: blocks along rows
  *   square    both at once from square tiles, as exact transposes of one another; codes_t and scales_t may be left out
- *   both      `rows` without rotation and, as codes_t and scales_t, `columns` with amax_t and stream_t, in one pass over x
+ *   both      `rows` without rotation and, as codes_t and scales_t, `columns` with amax_t and stream_t, of x as mapped, in one pass over x
  *
  * rows and columns may first rotate along their blocks, both rotates the columns: `hadamard` is the size or 0, `signs` its bit masks (bit i set: minus). `rounding` is 0
  * nearest, 1 stochastic; `random` is [seed low, seed high, step] and `stream` says which decisions to draw. A block at the end of a row may be
@@ -56,6 +57,9 @@ interface QuantizeValues {
   readonly codes_t?: Uint8Array | undefined
   readonly scales_t?: Uint8Array | Float32Array | undefined
   readonly x: Float32Array
+  readonly inverse?: Float32Array | undefined
+  readonly w?: Float32Array | undefined
+  readonly squared?: number
   readonly amax?: Float32Array | undefined
   readonly amax_t?: Float32Array | undefined
   readonly signs?: Uint32Array | undefined
@@ -129,9 +133,10 @@ function quantizeSquare(format: FormatName, values: QuantizeValues, { rows, cols
 }
 
 function quantizeBoth(format: FormatName, values: QuantizeValues, dims: Dims, act: Activation): void {
-  quantizeLines(format, 'rows', { ...values, hadamard: 0 }, dims, act)
+  const x = mapped(values.x, values, dims, act)
+  quantizeLines(format, 'rows', { ...values, x, hadamard: 0 }, dims, act)
   const { codes_t, scales_t, amax_t, stream_t } = values
-  const columns = { ...values, codes: codes_t!, scales: scales_t!, amax: amax_t, stream: stream_t! }
+  const columns = { ...values, x, codes: codes_t!, scales: scales_t!, amax: amax_t, stream: stream_t! }
   quantizeLines(format, 'columns', columns, dims, act)
 }
 
@@ -213,6 +218,7 @@ function bothKernel({ format: name, symbol, scalars }: Row): Kernel {
       codes_t: column.codes,
       scales_t: column.scales,
       x: input('act', 'rows', 'cols'),
+      ...(maps(name, 'both') ? mappingArgs : {}),
       ...(format.tensorScale ? { amax: input('f32', 2), amax_t: input('f32', 2) } : {}),
       signs: optional(input('u32', 'sign_words')),
       random: optional(input('u32', 3)),
@@ -234,6 +240,8 @@ export interface FormatKernels {
   readonly square: Kernel
   /** Where there are blocks. */
   readonly both?: Kernel
+  /** Whether `both` reads x as mapped (src/kernels/shared/mapping.ts). */
+  readonly maps: boolean
   /** MS-EDEN, where the format has it. */
   readonly eden?: { readonly rows: Kernel; readonly columns: Kernel }
 }
@@ -242,6 +250,7 @@ const kernelsOf = (row: Row): FormatKernels => ({
   rows: linesKernel(row, 'rows', false),
   columns: linesKernel(row, 'columns', false),
   square: squareKernel(row),
+  maps: maps(row.format, 'both'),
   ...(Number.isFinite(formats[row.format].block) ? { both: bothKernel(row) } : {}),
   ...(formats[row.format].tensorScale
     ? { eden: { rows: linesKernel(row, 'rows', true), columns: linesKernel(row, 'columns', true) } }

@@ -6,7 +6,6 @@ template <class Act> static void rms_norm(const rms_norm_args<Act>& a) {
   parallel_rows(a.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const Act* x = a.x + r * a.cols;
-      Act* y = a.y + r * a.cols;
       float sums[16] = {};
       int64_t c = 0;
       for (; c + 16 <= a.cols; c += 16)
@@ -16,6 +15,8 @@ template <class Act> static void rms_norm(const rms_norm_args<Act>& a) {
       for (float s : sums) sum += s;
       const float inverse = (float)(1.0 / std::sqrt(sum / (double)a.cols + a.eps));
       a.inverse[r] = inverse;
+      if (!a.y) continue;
+      Act* y = a.y + r * a.cols;
       for (c = 0; c < a.cols; c++) store(y + c, load(x + c) * inverse * a.w[c]);
     }
   });

@@ -23,7 +23,6 @@ template <class Act> __device__ void rms_norm(const rms_norm_args<Act>& a) {
   const bool eights = rows_in_eights(a.cols, a.x, (const Act*)a.y, a.w);
   for (int64_t r = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32; r < a.rows; r += warps) {
     const Act* const x = a.x + r * a.cols;
-    Act* const y = a.y + r * a.cols;
     float sum = 0;
     if (eights) each_eight(a.cols, [&](int64_t c) {
         const Eight e = load_eight(x + c);
@@ -33,6 +32,8 @@ template <class Act> __device__ void rms_norm(const rms_norm_args<Act>& a) {
     sum = sum_of_warp(sum);
     const float inverse = 1.0f / sqrtf(sum / (float)a.cols + a.eps);
     if (lane == 0) a.inverse[r] = inverse;
+    if (!a.y) continue;
+    Act* const y = a.y + r * a.cols;
     if (eights) each_eight(a.cols, [&](int64_t c) {
         Eight e = load_eight(x + c);
         const Eight w = load_eight(a.w + c);

@@ -1,17 +1,17 @@
-import { defineKernel, f32, i32, inout, input, output } from '../../tensor/kernel.ts'
+import { defineKernel, f32, i32, inout, input, optional, output } from '../../tensor/kernel.ts'
 
 /**
  * Root-mean-square normalisation of each row (docs/numerics.md, "Block maths"):
  *
  *   inverse[r] = 1 / sqrt(mean_c x[r,c]^2 + eps)          y[r,c] = x[r,c] * inverse[r] * w[c]
  *
- * `inverse` is kept for the backward pass. FP32 throughout: the product with w happens before y is rounded to its dtype
+ * `inverse` is kept for the backward pass; y may be left out where its readers make it of x themselves. FP32 throughout: the product with w happens before y is rounded to its dtype
  * (as TransformerEngine and Megatron; Hugging Face rounds before it).
  */
 export const rmsNorm = defineKernel({
   name: 'rms_norm',
   args: {
-    y: output('act', 'rows', 'cols'),
+    y: optional(output('act', 'rows', 'cols')),
     inverse: output('f32', 'rows'),
     x: input('act', 'rows', 'cols'),
     w: input('f32', 'cols'),
@@ -22,13 +22,17 @@ export const rmsNorm = defineKernel({
       let sum = 0
       for (let c = 0; c < cols!; c++) sum += x[r * cols! + c]! ** 2
       inverse[r] = 1 / Math.sqrt(sum / cols! + eps)
-      for (let c = 0; c < cols!; c++) y[r * cols! + c] = x[r * cols! + c]! * inverse[r]! * w[c]!
+      if (!y) continue
+      for (let c = 0; c < cols!; c++) y[r * cols! + c] = Math.fround(x[r * cols! + c]! * inverse[r]!) * w[c]!
     }
   },
   cases: [
-    { dims: { rows: 1, cols: 16 }, scalars: { eps: 1e-5 } },
-    { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 1, cols: 16 }, scalars: { eps: 1e-5 }, with: ['y'] },
+    { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 }, with: ['y'] },
+    { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 }, with: ['y'] },
     { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 2048, cols: 1024 }, scalars: { eps: 1e-5 }, with: ['y'], bench: true },
     { dims: { rows: 2048, cols: 1024 }, scalars: { eps: 1e-5 }, bench: true },
   ],
   tolerance: 1e-6,

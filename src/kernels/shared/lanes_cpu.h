@@ -47,6 +47,15 @@ struct Lanes {
   static Word larger(Word a, Word b) { return select(above(a, b), a, b); }
 #endif
 
+  // x, or 0 where it is less.
+#if defined(__AVX512F__)
+  static Real positive(Real x) { return (Real)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)x); }
+#elif defined(__AVX2__)
+  static Real positive(Real x) { return (Real)_mm256_max_ps(_mm256_setzero_ps(), (__m256)x); }
+#else
+  static Real positive(Real x) { return select(below(x, Real{}), Real{}, x); }
+#endif
+
   static void multiply(Word a, uint32_t b, Word& high, Word& low) {
 #if defined(__AVX512F__)
     const __m512i m = _mm512_set1_epi32((int)b);

@@ -15,12 +15,17 @@ static constexpr int SPAN = 128;
 inline Real fetch(const float* p) { return Lanes::load(p); }
 inline Real fetch(const bf16* p) { return Lanes::load(p); }
 
-// Lane l is x[l * stride + 0 .. length).
-template <class T> inline void load_lines(Real* v, const T* x, int64_t stride, int lanes, int length) {
+// What load_lines and load_panel make of a vector that they have read: nothing.
+struct AsItIs {
+  Real operator()(Real x, int, int = 0) const { return x; }
+};
+
+// Lane l is x[l * stride + 0 .. length), each vector made by f(elements i .. of lane l, l, i).
+template <class T, class F = AsItIs> inline void load_lines(Real* v, const T* x, int64_t stride, int lanes, int length, const F& f = F()) {
   constexpr int W = Lanes::width;
   if (lanes == W && length % W == 0) {
     for (int i = 0; i < length; i += W) {
-      for (int l = 0; l < W; l++) v[i + l] = fetch(x + l * stride + i);
+      for (int l = 0; l < W; l++) v[i + l] = f(fetch(x + l * stride + i), l, i);
       Lanes::transpose(v + i);
     }
     return;
@@ -31,7 +36,7 @@ template <class T> inline void load_lines(Real* v, const T* x, int64_t stride, i
     for (int l = 0; l < lanes; l++)
       for (int k = 0; k < n; k++) padded[l * W + k] = x[l * stride + i + k];
     Real t[W];
-    for (int l = 0; l < W; l++) t[l] = fetch(padded + l * W);
+    for (int l = 0; l < W; l++) t[l] = l < lanes ? f(fetch(padded + l * W), l, i) : Real{};
     Lanes::transpose(t);
     for (int k = 0; k < n; k++) v[i + k] = t[k];
   }
@@ -47,20 +52,20 @@ template <class T> inline void store_lines(T* z, int64_t stride, int lanes, int 
   }
 }
 
-// Vector i is x[i * pitch + 0 .. lanes). What later panels will read is fetched meanwhile: the strides hide it from the hardware.
-template <class T> inline void load_panel(Real* v, const T* x, int64_t pitch, int lanes, int rows) {
+// Vector i is x[i * pitch + 0 .. lanes), made by f(it, i). What later panels will read is fetched meanwhile: the strides hide it from the hardware.
+template <class T, class F = AsItIs> inline void load_panel(Real* v, const T* x, int64_t pitch, int lanes, int rows, const F& f = F()) {
   constexpr int W = Lanes::width;
   if (lanes == W) {
     for (int i = 0; i < rows; i++) {
       __builtin_prefetch(x + i * pitch + 6 * W);
-      v[i] = fetch(x + i * pitch);
+      v[i] = f(fetch(x + i * pitch), i);
     }
     return;
   }
   for (int i = 0; i < rows; i++) {
     T padded[W] = {};
     for (int l = 0; l < lanes; l++) padded[l] = x[i * pitch + l];
-    v[i] = fetch(padded);
+    v[i] = f(fetch(padded), i);
   }
 }
 
@@ -139,6 +144,71 @@ struct Rotation {
 
 template <class Act> struct IsBf16 { static constexpr bool value = false; };
 template <> struct IsBf16<bf16> { static constexpr bool value = true; };
+
+// What is read in place of x (mapping.ts): rounded to the dtype of activations as its own kernel would have stored it.
+struct Mapping {
+  const float *inverse = nullptr, *w = nullptr;
+  bool squared = false;
+
+  Mapping() {}
+  template <class A> explicit Mapping(const A& a) : inverse(a.inverse), w(a.w), squared(a.squared != 0) {}
+
+  bool is_identity() const { return !inverse && !squared; }
+
+  // A BF16 that is NaN has no low bits, and so has its square: rounding need not look for it.
+  template <class Act> static inline Real square(Real x) {
+    const Real positive = Lanes::positive(x), y = positive * positive;
+    if constexpr (!IsBf16<Act>::value) return y;
+    const Word u = Lanes::bits(y);
+    return Lanes::of_bits((u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u);
+  }
+  template <class Act> static inline Real scale(Real x, Real inverse, Real w) {
+    const Real y = x * inverse * w;
+    return IsBf16<Act>::value ? Lanes::round_to_bf16(y) : y;
+  }
+
+  // load_panel of x from row r and column c on.
+  template <class Act> inline void load_columns(Real* v, const Act* x, int64_t r, int64_t c, int64_t cols, int lanes, int rows) const {
+    const Act* const from = x + r * cols + c;
+    if (squared) {
+      load_panel(v, from, cols, lanes, rows, [](Real y, int) { return square<Act>(y); });
+    } else if (inverse) {
+      Real of_columns;
+      load_panel(&of_columns, w + c, 0, lanes, 1);
+      load_panel(v, from, cols, lanes, rows, [&](Real y, int i) { return scale<Act>(y, Lanes::real(inverse[r + i]), of_columns); });
+    } else {
+      load_panel(v, from, cols, lanes, rows);
+    }
+  }
+
+  // load_lines of blocks of a row that follow one another, over row ends, from block `unit` on.
+  template <class Act> inline void load_blocks(Real* v, const Act* from, int64_t unit, int64_t across, int block, int lanes) const {
+    if (squared) {
+      load_lines(v, from, block, lanes, block, [](Real y, int, int) { return square<Act>(y); });
+    } else if (inverse) {
+      const int64_t r = unit / across, first = unit - r * across;
+      const Real of_row = Lanes::real(inverse[r]);
+      if (first + lanes <= across) {
+        const float* const of_columns = w + first * block;
+        load_lines(v, from, block, lanes, block,
+                   [&](Real y, int l, int i) { return scale<Act>(y, of_row, Lanes::load(of_columns + l * block + i)); });
+      } else {
+        float of_rows[Lanes::width];
+        const float* of_columns[Lanes::width];
+        int64_t row = r, at = first;
+        for (int l = 0; l < lanes; l++) {
+          of_rows[l] = inverse[row];
+          of_columns[l] = w + at * block;
+          if (++at == across) at = 0, row++;
+        }
+        load_lines(v, from, block, lanes, block,
+                   [&](Real y, int l, int i) { return scale<Act>(y, Lanes::real(of_rows[l]), Lanes::load(of_columns[l] + i)); });
+      }
+    } else {
+      load_lines(v, from, block, lanes, block);
+    }
+  }
+};
 
 // Rotates `rows` rows of `cols` elements, whole groups of rotation.size, into z. T is the dtype of z.
 template <class Act, class T>

@@ -155,6 +155,7 @@ template <class Format> struct Request {
   int hadamard;
   Draw draw;
   Scaling scaling;
+  Mapping mapping = Mapping();
 };
 
 inline Outer<Lanes> broadcast(const Outer<One>& outer) {
@@ -188,7 +189,7 @@ template <class Format> struct Outers {
   }
 };
 
-// Rows [begin, end) of the image of x, read from `source`, whose first row is row `begin`.
+// Rows [begin, end) of the image of x, read from `source`, whose first row is row `begin`. Rows of short blocks alone are mapped.
 template <class Format, Rounding How, class T>
 inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& outers, const T* source, int64_t begin, int64_t end,
                              int64_t cols) {
@@ -202,7 +203,7 @@ inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& out
       const int lanes = (int)(last - unit < W ? last - unit : W);
       const T* const from = source + (unit - begin * across) * block;
       for (int i = 0; i < W * block; i += 64 / (int)sizeof(T)) __builtin_prefetch(from + 4 * W * block + i);
-      load_lines(v, from, block, lanes, block);
+      q.mapping.load_blocks(v, from, unit, across, block, lanes);
       const Word stored = quantize_block<Format, How>(v, block, outers.of(unit, across, lanes), q.scaling, &outers.whole, q.draw,
                                                       (uint64_t)(unit * (block / 16)), block / 16, words);
       emit_words(q.codes + unit * (block * bits / 8), block * bits / 8, lanes, block * bits / 32, words);
@@ -263,7 +264,7 @@ template <class Format, Rounding How, class Act> struct ColumnTasks {
       Word codes[PANEL / W * words], stored[PANEL / W * blocks];
       each_piece(count, height, from, to, [&](int first, int n, int64_t c, int lanes, int panel) {
         Real v[SPAN];
-        load_panel(v, x + (r + first) * cols + c, cols, lanes, n);
+        q.mapping.load_columns(v, x, r + first, c, cols, lanes, n);
         if (q.hadamard) rotation.template apply<IsBf16<Act>::value>(v, n);
         const Outer<Lanes> outer = outers.of(c, 1, lanes);
         for (int i = 0; i < n; i += block) {
@@ -308,8 +309,8 @@ inline void quantize_both(const Request<Format>& row, const Request<Format>& col
 }
 
 template <class Format, class A> inline void quantize_both(const A& a, const float* amax, const float* amax_t, const Scaling& s) {
-  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, Draw(a.random, a.stream), s};
-  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, Draw(a.random, a.stream_t), s};
+  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, Draw(a.random, a.stream), s, Mapping(a)};
+  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, Draw(a.random, a.stream_t), s, Mapping(a)};
   if (a.rounding) quantize_both<Format, Rounding::stochastic>(row, column, a.x, a.rows, a.cols);
   else quantize_both<Format, Rounding::nearest>(row, column, a.x, a.rows, a.cols);
 }

@@ -16,6 +16,7 @@ template <class Format> struct Request {
   const uint32_t* random;
   uint32_t stream;
   Scaling scaling;
+  Mapping mapping = Mapping();
 };
 
 __device__ inline void put_scale(uint8_t* p, uint32_t stored) { *p = (uint8_t)stored; }
@@ -99,7 +100,7 @@ __device__ void quantize_lines(const Request<Format>& q, const Act* x, int64_t r
     if (blockIdx.x == 0 && threadIdx.x == 0) q.scales[0] = float_of(whole_scale(q).stored);
   EACH_BLOCK(task, cut.down() * cut.across()) {
     const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;
-    const Piece& piece = prepare_piece(loaded, rotated, x, cut, line, start, q.hadamard, q.signs);
+    const Piece& piece = prepare_piece(loaded, rotated, x, cut, line, start, q.hadamard, q.signs, q.mapping);
     const int count = cut.count(start), lanes = cut.lanes(line), blocks = (count + Format::block - 1) / Format::block;
     BLOCK_LOOP(u, blocks * LINES) {
       const int l = (int)(u % LINES), i = (int)(u / LINES) * Format::block;
@@ -116,8 +117,8 @@ __device__ void quantize_lines(const Request<Format>& q, const Act* x, int64_t r
 
 // The image of x and that of its transpose; the latter alone is rotated.
 template <class Format, class A> __device__ void quantize_both(const A& a, const float* amax, const float* amax_t, const Scaling& s) {
-  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, a.random, a.stream, s};
-  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, a.random, a.stream_t, s};
+  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, a.random, a.stream, s, Mapping(a)};
+  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, a.random, a.stream_t, s, Mapping(a)};
   quantize_lines(row, a.x, a.rows, a.cols, false, a.rounding);
   quantize_lines(column, a.x, a.rows, a.cols, true, a.rounding);
 }

@@ -70,6 +70,13 @@ struct ColumnPair {
 #pragma unroll
     for (int i = 0; i < 16; i++) words[i] = *reinterpret_cast<const uint32_t*>(x + i * cols);
   }
+  // These are rows r .. r + 16 and the columns c and c + 1.
+  __device__ void map(const Mapping& mapping, int64_t r, int64_t c) {
+    if (mapping.is_identity()) return;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+      words[i] = pack_bf16(mapping.of<float>(float_of(words[i] << 16), r + i, c), mapping.of<float>(float_of(words[i] & 0xffff0000u), r + i, c + 1));
+  }
   __device__ void get(int column, float (&v)[16]) const {
 #pragma unroll
     for (int i = 0; i < 16; i++) v[i] = float_of(column ? words[i] & 0xffff0000u : words[i] << 16);
@@ -120,11 +127,16 @@ __device__ inline void prepare_sixteen(float (&v)[16], int hadamard, uint32_t si
 
 // The block of 16 values from x on, the image's block `group`.
 template <Rounding How>
-__device__ void quantize_row_block(const Request<NVFP4>& q, const Outer<One>& outer, const bf16* x, int64_t group, uint32_t signs) {
+__device__ void quantize_row_block(const Request<NVFP4>& q, const Outer<One>& outer, const bf16* x, int64_t cols, int64_t group, uint32_t signs) {
   const Eight low = load_eight(x), high = load_eight(x + 8);
   float v[16];
 #pragma unroll
   for (int i = 0; i < 8; i++) v[i] = low.v[i], v[i + 8] = high.v[i];
+  if (!q.mapping.is_identity()) {
+    const int64_t r = 16 * group / cols, c = 16 * group % cols;
+#pragma unroll
+    for (int i = 0; i < 16; i++) v[i] = q.mapping.of<bf16>(v[i], r, c + i);
+  }
   prepare_sixteen(v, q.hadamard, signs);
   const Quantized16 block = quantize_sixteen<How>(q, outer, v, group);
   *reinterpret_cast<uint2*>(q.codes + 8 * group) = make_uint2(block.words[0], block.words[1]);
@@ -137,7 +149,7 @@ template <Rounding How> __device__ void quantize_rows_by_sixteens(const Request<
   Outer<One> outer = outer_of(q, 0);
   GRID_LOOP(u, rows * across) {
     if (q.per_row) outer = outer_of(q, u / across);
-    quantize_row_block<How>(q, outer, x + 16 * u, u, signs);
+    quantize_row_block<How>(q, outer, x + 16 * u, cols, u, signs);
   }
 }
 
@@ -180,6 +192,7 @@ __device__ void quantize_columns_by_sixteens(const Request<NVFP4>& q, const bf16
     const int64_t row = task / (cols / WIDE) * TALL, column = task % (cols / WIDE) * WIDE;
     ColumnPair pair;
     pair.load_from(x + (row + 16 * warp) * cols + column + 2 * lane, cols);
+    pair.map(q.mapping, row + 16 * warp, column + 2 * lane);
 #pragma unroll 1
     for (int c = 0; c < 2; c++) {
       const int64_t line = column + 2 * lane + c;
@@ -194,7 +207,7 @@ __device__ void quantize_columns_by_sixteens(const Request<NVFP4>& q, const bf16
 #pragma unroll 1
       for (int u = threadIdx.x; u < TALL * WIDE / 16; u += 256) {
         const int64_t at = (row + u / (WIDE / 16)) * cols + column + u % (WIDE / 16) * 16;
-        quantize_row_block<How>(*rows_of, outer_of(*rows_of, 0), x + at, at / 16, 0);
+        quantize_row_block<How>(*rows_of, outer_of(*rows_of, 0), x + at, cols, at / 16, 0);
       }
     __syncthreads();
   }
