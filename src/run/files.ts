@@ -10,15 +10,21 @@ import { UserError } from '../config/errors.ts'
 export function makeDirectory(path: string): void {
   if (existsSync(path)) return
   try {
+    makeOne(path)
+  } catch (error) {
+    const above = dirname(path)
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || existsSync(above)) throw error
+    makeDirectory(above)
+    makeOne(path)
+  }
+}
+
+/** Creates a folder, unless another process has made it by now. */
+function makeOne(path: string): void {
+  try {
     mkdirSync(path)
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    const above = dirname(path)
-    if (code === 'EEXIST') return
-    if (code !== 'ENOENT' || existsSync(above)) throw error
-    makeDirectory(above)
-    // Another process may have made it by now.
-    makeDirectory(path)
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
   }
 }
 
