@@ -23,7 +23,11 @@ const cases = [
     scalars: { offset: 10, sequence: 80 },
     inputs: () => ({ starts: documentStarts(160, 80, [1, 2, 3, 5, 51, 40]) }),
   },
-  { dims: { rows: 2048, channels: 768, width: 1288, taps: 4 }, scalars: { offset: 512, sequence: 256 }, bench: true as const },
+  {
+    dims: { rows: 2048, channels: 768, width: 1288, taps: 4 },
+    scalars: { offset: 512, sequence: 256 },
+    bench: true as const,
+  },
 ]
 
 /**
