@@ -201,6 +201,9 @@ static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOper
   const int64_t row_panels = ceil_div(m, fp4_rows), all_panels = ceil_div(n, fp4_columns);
   int64_t height = ceil_div(row_panels, 4 * threads);
   height = height < 2 ? 2 : (height > 16 ? 16 : height);
+  // As many tasks for one thread as for another.
+  const int64_t even = ceil_div(ceil_div(row_panels, height), threads) * threads;
+  if (2 * even <= row_panels) height = ceil_div(row_panels, even);
   const int64_t tall = ceil_div(row_panels, height);
   const auto unpack = [&](int64_t panel, char* to) {
     const int64_t first = panel * fp4_columns, columns = n - first < fp4_columns ? n - first : fp4_columns;
