@@ -155,5 +155,16 @@ describe('generation', () => {
     assert.deepEqual([...draws({ temperature: 1, topK: 0, topP: 0.6 })].sort(), [1, 4])
     assert.deepEqual([...draws({ temperature: 1, topK: 0, topP: 1e-9 })], [1])
     assert.equal(draws({ temperature: 5, topK: 0, topP: 1 }).size, 5)
+    const many = Float32Array.from({ length: 1000 }, (_, i) => ((i * 37) % 250) / 10)
+    const likely = [...many.keys()].sort((a, b) => many[b]! - many[a]! || a - b)
+    for (const topK of [1, 5, 40, 999]) {
+      const random = new Stream(2, 0)
+      const drawn = Array.from({ length: 300 }, () => drawToken(many, { temperature: 3, topK, topP: 1 }, random))
+      assert.ok(
+        drawn.every(token => likely.slice(0, topK).includes(token)),
+        `${topK}`,
+      )
+    }
+    assert.equal(drawToken(many, { temperature: 0, topK: 0, topP: 1 }, new Stream(1, 0)), likely[0])
   })
 })

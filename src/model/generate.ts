@@ -20,12 +20,31 @@ export interface GenerationOptions extends DrawOptions, DecoderOptions {
   readonly tokens: number
 }
 
+/** The `count` tokens with the highest scores, best first, of equal ones the lower number first. */
+function bestTokens(scores: Float32Array, count: number): number[] {
+  const before = (a: number, b: number) => scores[a]! > scores[b]! || (scores[a]! === scores[b]! && a < b)
+  // Sorting all of a large vocabulary would take longer than a small model does.
+  if (8 * count > scores.length)
+    return Array.from(scores.keys())
+      .sort((a, b) => scores[b]! - scores[a]! || a - b)
+      .slice(0, count)
+  const best: number[] = []
+  for (const token of scores.keys()) {
+    if (best.length === count && !before(token, best[count - 1]!)) continue
+    if (best.length === count) best.pop()
+    let at = best.length
+    while (at > 0 && before(token, best[at - 1]!)) at--
+    best.splice(at, 0, token)
+  }
+  return best
+}
+
 /** Draws from softmax(scores / temperature), restricted first to the `topK` best and then to `topP` of the probability. */
 export function drawToken(scores: Float32Array, { temperature, topK, topP }: DrawOptions, random: Stream): number {
-  const order = Array.from(scores.keys()).sort((a, b) => scores[b]! - scores[a]! || a - b)
-  if (temperature === 0) return order[0]!
-  const best = scores[order[0]!]!
-  const candidates = topK > 0 ? order.slice(0, topK) : order
+  const wanted = temperature === 0 ? 1 : topK > 0 ? Math.min(topK, scores.length) : scores.length
+  const candidates = bestTokens(scores, wanted)
+  if (temperature === 0) return candidates[0]!
+  const best = scores[candidates[0]!]!
   const weights = candidates.map(token => Math.exp((scores[token]! - best) / temperature))
   const whole = weights.reduce((sum, weight) => sum + weight, 0)
   let [kept, sum] = [0, 0]
