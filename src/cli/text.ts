@@ -19,15 +19,16 @@ export function* continueText(
   options: TextOptions,
 ): Generator<string> {
   const start = [tokenizer.separator, ...tokenizer.encode(prompt)]
-  const made: number[] = []
-  let told = ''
+  let untold: number[] = []
+  let made = 0
   for (const token of generate(model, start, { ...options, tokens: tokenizer.tokens, recipe: findRecipe(recipe) })) {
-    made.push(token)
-    const text = tokenizer.decode(made)
+    made++
+    untold.push(token)
+    const text = tokenizer.decode(untold)
     // A character whose bytes have not all been made is a replacement at the end, for now.
-    if (text.endsWith('\ufffd') && made.length < options.length) continue
-    yield text.slice(told.length)
-    told = text
+    if (text.endsWith('\ufffd') && made < options.length) continue
+    yield text
+    untold = []
   }
 }
 
