@@ -97,13 +97,12 @@ async function ablate(source: string, overrides: readonly string[], options: Abl
   const load = (keys: readonly string[]) => loadConfig(source, keys, presets)
   const out = options.out ?? join('runs', `${load(overrides).name}-ablations`)
   const folders = chosen.map(({ name }) => join(out, name))
-  const base = await fittedConfig(load, overrides, options, folders, config =>
+  const { base, keys } = await fittedConfig(load, overrides, options, folders, config =>
     uniqueRuns(chosen.map(suite => planSuite(config, out, suite, seeds))).map(({ config, branch }) => ({
       config,
       part: 1 - (branch?.step ?? 0) / config.steps,
     })),
   )
-  const keys = options.fit ? [...overrides, `steps=${base.steps}`] : overrides
   const planned = chosen.map(suite => planSuite(base, out, suite, seeds))
   const describe = ({ suite, runs, impossible }: PlannedSuite, note?: string): Comparison => {
     const { name, title, baseline, order } = suite

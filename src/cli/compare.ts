@@ -83,7 +83,7 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
   const baseline = options.baseline ?? list[0]!
   if (!list.includes(baseline))
     throw new UserError(`--baseline: found ${baseline}, wanted one of the recipes ${list.join(', ')}`, 2)
-  const base = await fittedConfig(
+  const { base, keys } = await fittedConfig(
     keys => loadConfig(source, keys, presets),
     overrides,
     options,
@@ -97,7 +97,6 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
   )
   const chosen = options.baseline ? ` --baseline ${baseline}` : ''
   const command = ['halfbyte compare', source, '--recipes', list.join(','), '--seeds', seeds, `--out ${out}${chosen}`]
-  const keys = options.fit ? [...overrides, `steps=${base.steps}`] : overrides
   const now = (note?: string) => {
     const input = { title: base.name, command: [...command, ...keys].join(' '), baseline, note }
     const comparison = compare({ ...input, arms: readArms(planned, out) })

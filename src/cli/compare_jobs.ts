@@ -28,12 +28,12 @@ function waits(
   runs: readonly PlannedRun[],
   index: number,
   open: ReadonlySet<number>,
-  running: ReadonlySet<number>,
+  running: ReadonlyMap<number, ChildProcess>,
 ): boolean {
   const { branch } = runs[index]!
   if (!branch) return false
   const origin = [...open].some(other => other !== index && runs[other]!.directory === branch.directory)
-  const sibling = [...running].some(other => {
+  const sibling = [...running.keys()].some(other => {
     const own = runs[other]!.branch
     return (
       own?.directory === branch.directory && own.step === branch.step && statusOf(runs[other]!.directory) === 'missing'
@@ -92,9 +92,7 @@ export async function conductJobs(
   try {
     while (open.size > 0) {
       const next =
-        early || signal.aborted
-          ? undefined
-          : [...open].find(i => !running.has(i) && !waits(runs, i, open, new Set(running.keys())))
+        early || signal.aborted ? undefined : [...open].find(i => !running.has(i) && !waits(runs, i, open, running))
       if (next !== undefined && running.size < jobs) {
         const end = start(next)
         ends.add(end)

@@ -39,21 +39,22 @@ export const addTrainingOptions = (command: Command): Command =>
     .option('--jobs <count>', 'runs that train side by side, each with its part of the cores', wholeNumber(1), 1)
     .option('--json', 'print JSON')
 
-/** The config to train, with the number of steps that fits the budget if that is asked for. */
+/** The config to train, with the number of steps that fits the budget if that is asked for, and the overrides that give it. */
 export async function fittedConfig(
   load: (overrides: readonly string[]) => RunConfig,
   overrides: readonly string[],
   { budget, fit, jobs }: TrainingOptions,
   folders: readonly string[],
   runsOf: (base: RunConfig) => readonly FittedRun[],
-): Promise<RunConfig> {
-  if (!fit) return load(overrides)
+): Promise<{ base: RunConfig; keys: readonly string[] }> {
+  if (!fit) return { base: load(overrides), keys: overrides }
   if (budget === undefined) throw new UserError('--fit: wanted --budget beside it, such as --budget 75m', 2)
   const given = overrides.find(text => text.startsWith('steps='))
   if (given) throw new UserError(`--fit chooses the number of steps, so ${given} cannot be given beside it`, 2)
   const say = (line: string) => void process.stderr.write(`${line}\n`)
   const steps = stepsBefore(folders) ?? (await fitSteps(runsOf(load(overrides)), budget, jobs, say))
-  return load([...overrides, `steps=${steps}`])
+  const keys = [...overrides, `steps=${steps}`]
+  return { base: load(keys), keys }
 }
 
 /** Trains planned runs, one after another or side by side. */

@@ -5,7 +5,7 @@ import { tokensPerStep } from '../compare/runs.ts'
 import { median } from '../compare/statistics.ts'
 import { UserError } from '../config/errors.ts'
 import type { RunConfig } from '../config/schema.ts'
-import { openCorpus } from '../data/corpus.ts'
+import { type Corpus, openCorpus } from '../data/corpus.ts'
 import { formatCount } from '../run/quantities.ts'
 import { createTrainer, openConfigured } from './session.ts'
 
@@ -28,8 +28,7 @@ export interface FittedRun {
 }
 
 /** Seconds a step takes once the code is warm. */
-async function secondsPerStep(config: RunConfig): Promise<number> {
-  const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
+async function secondsPerStep(config: RunConfig, corpus: Corpus): Promise<number> {
   const backend = await openConfigured(config)
   try {
     const trainer = createTrainer(config, backend, corpus)
@@ -53,6 +52,7 @@ export function stepsBefore(folders: readonly string[]): number | undefined {
 }
 
 /**
+ * @param runs of one text and tokenizer.
  * @param budget seconds.
  * @param say shown what is being timed, which takes seconds for each recipe.
  * @throws UserError if not even ten steps of every run fit.
@@ -63,10 +63,12 @@ export async function fitSteps(
   jobs: number,
   say: (line: string) => void,
 ): Promise<number> {
+  const { data } = runs[0]!.config
+  const corpus = openCorpus(data.files, data.tokenizer, data)
   const pace = new Map<string, number>()
   for (const { config } of runs) {
     if (pace.has(config.recipe)) continue
-    const seconds = await secondsPerStep(config)
+    const seconds = await secondsPerStep(config, corpus)
     pace.set(config.recipe, seconds)
     say(`timing: ${config.recipe} takes ${formatCount(1000 * seconds)} ms a step`)
   }
