@@ -127,10 +127,13 @@ async function trainOn(run: Run, trainer: Trainer, observer: Observer, stop?: Ab
   while (begun < config.steps && !stop?.aborted) {
     const sampled = isSampled(begun + 1, config.steps)
     // The host works on a sampled step itself: beside another, neither's time would be known.
-    if (sampled && last) settle(last)
+    if (sampled && last) {
+      settle(last)
+      last = undefined
+    }
     const started = performance.now()
     const next = { step: begun + 1, started, result: trainer.begin(begun, sampled) }
-    if (last && !sampled) settle(last)
+    if (last) settle(last)
     last = next
     begun++
     const validates = due(validateEvery, begun)
