@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os'
 import { renderTable } from '../src/cli/table.ts'
 import { Contestant, median, tokensOf } from './peers/contestant.ts'
 import type { ModelSpec } from './peers/work.ts'
+import { models } from './peers.ts'
 
 /**
  * How the cost of a training step in NVFP4 grows with the width of a model and with its context. Every size is a process of its own, so
@@ -25,18 +26,8 @@ const dense = (width: number, sequence: number): ModelSpec => ({
 })
 
 const hybrid = (sequence: number): ModelSpec => ({
-  ...shared,
-  kind: 'hybrid',
-  pattern: 'M-M-M*M-',
-  width: 256,
-  ffn: 1024,
-  heads: 4,
-  kv_heads: 2,
-  mamba_heads: 8,
-  mamba_head_dim: 64,
-  state: 64,
-  groups: 2,
-  chunk: 128,
+  ...models['hybrid-256']!,
+  threads,
   batch: Math.max(1, tokens / sequence),
   sequence,
 })

@@ -25,7 +25,8 @@ const entries: readonly Entry[] = [
   { name: 'PyTorch, NVFP4 faked', kinds: ['dense'], choice: { mode: 'fake_nvfp4' } },
 ]
 
-const models: Readonly<Record<string, Omit<ModelSpec, 'threads'>>> = {
+/** What `peers` trains, by name. */
+export const models: Readonly<Record<string, Omit<ModelSpec, 'threads'>>> = {
   'dense-256': {
     kind: 'dense',
     width: 256,
