@@ -153,7 +153,7 @@ export function createDisplay(options: DisplayOptions): Display {
 
   /** What fits of the parts, in their order; the sparkline takes the rest of the width. */
   const liveLine = ({ step, loss }: Progress) => {
-    const width = Math.max(1, (stream.columns ?? 80) - 1)
+    const width = Math.max(1, (stream.columns || 80) - 1)
     const parts = [
       ...label.map(text => ({ text, paint: colors.bold })),
       { text: `${String(step).padStart(String(steps).length)}/${steps}`, paint: colors.dim },
