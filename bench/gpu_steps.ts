@@ -1,18 +1,23 @@
 import { parseArgs } from 'node:util'
+import { presets } from '../presets/index.ts'
 import { openBackend } from '../src/backends/open.ts'
 import { Profile } from '../src/cli/profile.ts'
 import { renderTable } from '../src/cli/table.ts'
+import type { RunPreset } from '../src/config/schema.ts'
 import { kernels } from '../src/kernels/index.ts'
+import { describeModel } from '../src/model/describe.ts'
+import { findRecipe } from '../src/recipes/recipes.ts'
 import { type Answer, Contestant, median, tokensOf } from './peers/contestant.ts'
-import { type ModelSpec, takeSteps, trainerOf } from './peers/work.ts'
+import { configOf, type ModelSpec, takeSteps, trainerOf } from './peers/work.ts'
 
 /** Training steps on a GPU, next to PyTorch's on the same one: contestants are processes that take turns. */
 
 const usage = `usage: node dist/bench/gpu_steps.js [options]
 
-  --models LIST     gpt-768,gpt-2048 (default: both)
+  --models LIST     of gpt-768, gpt-2048, base, hybrid-1.2b; default: the first two
   --recipes LIST    halfbyte's recipes, default bf16,fp8,nvfp4
-  --python PATH     a Python with PyTorch, default python3; none leaves PyTorch out
+  --python PATH     a Python with PyTorch, default python3; none leaves PyTorch out, which has no part in hybrids
+  --peak N          dense BF16 TFLOP/s of the GPU, of which the model's are a share; default 989, an H100's or H200's
   --rounds N        turns of each contestant, default 4
   --steps N         steps of a turn, default 8
   --profile N       instead: N steps of each recipe, waiting for each kernel; prints the time of each
@@ -20,7 +25,17 @@ const usage = `usage: node dist/bench/gpu_steps.js [options]
 
 const shared = { kind: 'dense', vocab: 50304, threads: 4, backend: 'cuda' } as const
 
+/** The model of a preset, that many sequences at a time. */
+function hybrid({ model }: RunPreset, batch: number, sequence: number): ModelSpec {
+  const { hidden: width, ...sizes } = model as Omit<ModelSpec, 'kind' | 'width' | 'batch' | 'sequence' | 'threads'> & {
+    hidden: number
+  }
+  return { ...sizes, ...shared, vocab: sizes.vocab, kind: 'hybrid', width, batch, sequence }
+}
+
 const models: Readonly<Record<string, ModelSpec>> = {
+  base: hybrid(presets.base!, 16, 1024),
+  'hybrid-1.2b': hybrid(presets['hybrid-1.2b']!, 1, 8192),
   'gpt-768': {
     ...shared,
     width: 768,
@@ -77,8 +92,20 @@ interface Entrant {
   readonly answers: Answer[]
 }
 
-async function race(name: string, recipes: readonly string[], python: string, rounds: number, steps: number) {
+interface Race {
+  readonly recipes: readonly string[]
+  readonly python: string
+  readonly rounds: number
+  readonly steps: number
+  /** Dense BF16 TFLOP/s of the GPU. */
+  readonly peak: number
+}
+
+async function race(name: string, options: Race) {
+  const { recipes, rounds, steps, peak } = options
   const spec = models[name]!
+  const python = spec.kind === 'dense' ? options.python : 'none'
+  const { flops } = describeModel(configOf(spec, 'bf16').model, findRecipe('bf16'), spec.sequence)
   const entrants: Entrant[] = recipes.map(recipe => ({
     title: recipe,
     contestant: new Contestant(spec, { recipe }),
@@ -100,6 +127,7 @@ async function race(name: string, recipes: readonly string[], python: string, ro
   }
   const speed = ({ answers }: Entrant): number =>
     (steps * tokensOf(spec)) / median(answers.map(({ seconds }) => seconds))
+  const rate = (entrant: Entrant): number => (speed(entrant) * flops.total) / 1e12
   const reference = speed(entrants.at(-1)!)
   const own = speed(entrants[0]!)
   const right = (title: string) => ({ title, align: 'right' as const })
@@ -109,6 +137,8 @@ async function race(name: string, recipes: readonly string[], python: string, ro
     right(`against ${recipes[0]}`),
     ...(python === 'none' ? [] : [right('against PyTorch')]),
     right('ms a step'),
+    right('model TFLOP/s'),
+    right('of peak'),
     right('memory'),
   ]
   const rows = entrants.map(entrant => [
@@ -117,6 +147,8 @@ async function race(name: string, recipes: readonly string[], python: string, ro
     `${(speed(entrant) / own).toFixed(2)}x`,
     ...(python === 'none' ? [] : [`${(speed(entrant) / reference).toFixed(2)}x`]),
     ((1000 * tokensOf(spec)) / speed(entrant)).toFixed(1),
+    rate(entrant).toFixed(0),
+    `${((100 * rate(entrant)) / peak).toFixed(1)} %`,
     `${(Math.max(...entrant.answers.map(({ peak_bytes }) => peak_bytes)) / 2 ** 30).toFixed(1)} GiB`,
   ])
   process.stdout.write(`${renderTable(columns, rows)}\n\n`)
@@ -125,9 +157,10 @@ async function race(name: string, recipes: readonly string[], python: string, ro
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
-      models: { type: 'string', default: Object.keys(models).join(',') },
+      models: { type: 'string', default: 'gpt-768,gpt-2048' },
       recipes: { type: 'string', default: 'bf16,fp8,nvfp4' },
       python: { type: 'string', default: 'python3' },
+      peak: { type: 'string', default: '989' },
       rounds: { type: 'string', default: '4' },
       steps: { type: 'string', default: '8' },
       profile: { type: 'string' },
@@ -143,7 +176,13 @@ async function main(): Promise<void> {
     if (!Object.hasOwn(models, name))
       throw new Error(`model "${name}" is unknown; use one of ${Object.keys(models).join(', ')}`)
     if (values.profile === undefined)
-      await race(name, recipes, values.python, Number(values.rounds), Number(values.steps))
+      await race(name, {
+        recipes,
+        python: values.python,
+        rounds: Number(values.rounds),
+        steps: Number(values.steps),
+        peak: Number(values.peak),
+      })
     else for (const recipe of recipes) await profileSteps(name, recipe, Number(values.profile))
   }
 }

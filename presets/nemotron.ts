@@ -90,3 +90,30 @@ export const nemotron1b = {
   checkpoint,
   validation,
 } as const satisfies RunPreset
+
+/** A hybrid of the size of that transformer, in the proportions of the 8B: not a model of the paper. */
+export const hybrid1b = {
+  name: 'hybrid-1.2b',
+  steps: 158946,
+  recipe: 'nvfp4',
+  model: {
+    pattern: 'M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-',
+    hidden: 2048,
+    ffn: 8192,
+    heads: 16,
+    kv_heads: 8,
+    head_dim: 128,
+    mamba_heads: 64,
+    mamba_head_dim: 64,
+    groups: 8,
+    state: 128,
+    vocab: 50304,
+    init_std: 0.02,
+    bf16_blocks: [0, 5],
+  },
+  data: { ...data, batch: 768 },
+  optimizer: { lr: 1.2e-3 },
+  schedule: { ...schedule, decay: 0.15 },
+  checkpoint,
+  validation,
+} as const satisfies RunPreset

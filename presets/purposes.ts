@@ -7,6 +7,7 @@ export const purposes: Readonly<Record<string, string>> = {
   base: 'as large as GPT-2, for a GPU',
   'base-dense': 'the same size as a plain transformer',
   'nemotron-1.2b': "the transformer of the paper's ablations",
+  'hybrid-1.2b': 'a hybrid of that size, in the proportions of the 8B',
   'nemotron-h-8b': "the paper's 8B hybrid (Nemotron-H)",
   'nemotron-nano-12b': "the paper's 12B hybrid (Nemotron Nano 2), trained on 10 trillion tokens there",
 }

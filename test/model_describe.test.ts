@@ -27,6 +27,7 @@ describe('describeModel', () => {
       small: 30e6,
       'small-dense': 30e6,
       base: 125e6,
+      'hybrid-1.2b': 1.2e9,
       'base-dense': 125e6,
     })) {
       const { parameters } = describePreset(name)

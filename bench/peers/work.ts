@@ -30,6 +30,7 @@ export interface ModelSpec {
   readonly state?: number
   readonly groups?: number
   readonly chunk?: number
+  readonly bf16_blocks?: readonly [first: number, last: number]
   readonly vocab: number
   readonly batch: number
   readonly sequence: number
@@ -82,9 +83,9 @@ function randomCorpus(vocab: number, tokens: number): Corpus {
   }
 }
 
-function configOf(spec: ModelSpec, recipe: string): RunConfig {
+export function configOf(spec: ModelSpec, recipe: string): RunConfig {
   const { kind, width, depth, pattern, vocab, batch, sequence, threads, backend, ...sizes } = spec
-  const { mamba_heads, mamba_head_dim, state, groups, chunk, ffn, heads, kv_heads, head_dim } = sizes
+  const { mamba_heads, mamba_head_dim, state, groups, chunk, ffn, heads, kv_heads, head_dim, bf16_blocks } = sizes
   const mamba = kind === 'hybrid' ? { mamba_heads, mamba_head_dim, state, groups, chunk } : {}
   return runSchema.parse({
     steps: 1_000_000,
@@ -99,6 +100,7 @@ function configOf(spec: ModelSpec, recipe: string): RunConfig {
       head_dim,
       ...mamba,
       vocab,
+      bf16_blocks,
       init_std: 0.02,
       activations: backend === 'cuda' ? 'bf16' : 'f32',
     },
