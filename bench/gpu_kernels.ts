@@ -115,6 +115,6 @@ export const largeCases: readonly (readonly [Kernel, Case])[] = [
   resized(gemmNt, { m: 8192, n: 8192, k: 2048 }, 2 * 8192 * 8192 * 2048),
   resized(gemmNvfp4, { m: 8192, n: 8192, blocks: 128 }, 2 * 8192 * 8192 * 2048),
   ...Object.values(quantize.nvfp4)
-    .filter(kernel => 'name' in kernel)
+    .filter(kernel => typeof kernel === 'object' && 'name' in kernel)
     .map(kernel => resized(kernel, { rows: 8192, cols: 8192 })),
 ]
