@@ -76,5 +76,21 @@ describe('describeModel', () => {
     const bf16 = describeModel(config, findRecipe('bf16'), 256).memory
     assert.equal(bf16.inputsPerToken, bf16.inputsPerTokenBf16)
     assert.equal(bf16.images, 0)
+    assert.equal(bf16.copies, 0)
+  })
+
+  it('counts the weights that enter products in BF16 where activations are BF16', () => {
+    const config = { ...shapeOf('tiny-dense'), activations: 'bf16' } as const
+    const table = config.vocab * config.hidden
+    const copies = (recipe: string) => describeModel(config, findRecipe(recipe), 256).memory.copies
+    const all = describeModel(config, findRecipe('fp32'), 256).linears.reduce(
+      (sum, { rows, cols }) => sum + rows * cols,
+      0,
+    )
+    assert.equal(copies('bf16'), 2 * (all + table))
+    assert.equal(copies('nvfp4-plain'), 2 * table)
+    assert.equal(copies('fp32'), 0)
+    const recomputed = describeModel({ ...config, recompute: 'block' }, findRecipe('bf16'), 256)
+    assert.equal(recomputed.memory.copies, 0)
   })
 })

@@ -17,7 +17,7 @@ const check = (chunk: number, round = false): OpCheck => ({
     const loss = tape.allocate('f32', [2]).write(Float32Array.of(0, 0))
     const scale = tape.allocate('f32', [1]).write(Float32Array.of(1))
     const wanted = tape.allocate('i32', [7]).write(targets)
-    headLoss(tape, h!, w!, wanted, { scale, loss, round, chunk })
+    headLoss(tape, h!, { weight: w!, round }, wanted, { scale, loss, chunk })
     return loss
   },
 })
@@ -51,10 +51,10 @@ describe('headLoss', () => {
       const h = new Var(tape.allocate('f32', [7, 24]).write(values[0]!))
       const value = tape.allocate('f32', [17, 24]).write(values[1]!)
       const weight = { name: 'w', shape: [17, 24], value, gradient: value }
-      const scores = logits(tape, h, weight, false).value.floats()
+      const scores = logits(tape, h, { weight, round: false }).value.floats()
       const losses = tape.allocate('f32', [7])
       const loss = tape.allocate('f32', [2]).zero()
-      headLoss(tape, h, weight, tape.allocate('i32', [7]).write(targets), { loss, losses, round: false })
+      headLoss(tape, h, { weight, round: false }, tape.allocate('i32', [7]).write(targets), { loss, losses })
       const wanted = Array.from(targets, (target, r) => {
         const row = scores.subarray(r * 17, r * 17 + 17)
         return target < 0 ? 0 : Math.log(row.reduce((sum, l) => sum + Math.exp(l), 0)) - row[target]!
@@ -74,7 +74,7 @@ describe('headLoss', () => {
       const wanted = tape.allocate('i32', [1]).zero()
       const weight = { name: 'w', shape: [4, 16], value, gradient: value }
       const h = new Var(tape.allocate('f32', [1, 16]).zero())
-      assert.throws(() => headLoss(tape, h, weight, wanted, { loss, round: false }), /scale must be f32\[1\]/)
+      assert.throws(() => headLoss(tape, h, { weight, round: false }, wanted, { loss }), /scale must be f32\[1\]/)
     })
   })
 })

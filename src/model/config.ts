@@ -42,6 +42,10 @@ export function mambaSizes(config: ModelConfig): { inner: number; conv: number; 
   return { inner, conv, projection: inner + conv + config.mamba_heads }
 }
 
+/** Whether weights that enter products in BF16 keep their rounding between steps: not where memory is so short that blocks are recomputed. */
+export const keepsCopies = ({ activations, recompute }: ModelConfig): boolean =>
+  activations === 'bf16' && recompute !== 'block'
+
 /** A linear layer: `y[.., rows] = x[.., cols] · weight[rows, cols]ᵀ`. */
 export interface LinearShape extends LinearSite {
   readonly rows: number

@@ -4,7 +4,7 @@ import { isQuantized, type ResolvedRecipe, resolveRecipe } from '../recipes/reso
 import { dtypes } from '../tensor/dtype.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { blockKinds } from './blocks/index.ts'
-import type { LinearShape, ModelConfig } from './config.ts'
+import { keepsCopies, type LinearShape, type ModelConfig } from './config.ts'
 import { linearShapes, parameterSpecs } from './parameters.ts'
 
 /** What a model of this shape costs, without building it. Bytes and floating-point operations are exact counts, not estimates. */
@@ -25,6 +25,8 @@ export interface ModelDescription {
     readonly moments: number
     /** Images of quantised weights. */
     readonly images: number
+    /** Weights rounded to BF16, of those that enter products so, where that is kept. */
+    readonly copies: number
     /**
      * Inputs of linear layers that a token keeps for wgrad, and what they would take in BF16; where blocks are recomputed, of the block that
      * keeps most.
@@ -71,6 +73,9 @@ function weightBits({ fprop, dgrad, forward }: ResolvedRecipe): number {
   return shared ? (bits[0] ?? 0) : bits.reduce((sum, n) => sum + n, 0)
 }
 
+/** Whether a product reads the weight in BF16, unquantised. */
+const readsBf16 = ({ fprop, dgrad }: ResolvedRecipe): boolean => fprop.b === 'bf16' || dgrad.b === 'bf16'
+
 /**
  * @param sequence tokens in a sequence.
  * @throws Error if the pattern has a block that does not exist or the recipe leaves a layer open.
@@ -106,6 +111,8 @@ export function describeModel(
   const perFormat: Record<string, number> = {}
   for (const { format } of linears) perFormat[format] = (perFormat[format] ?? 0) + 1
 
+  const copied = shapes.reduce((sum, { rows, cols }, i) => (readsBf16(resolved[i]!) ? sum + rows * cols : sum), 0)
+  const headCopied = (recipe.head ?? 'bf16') === 'bf16' ? table : 0
   const weights = shapes.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
   const kinds = specs.blocks.map(({ kind }) => blockKinds[kind]!)
   const outside = kinds.reduce((sum, kind) => sum + kind.flops(config, sequence), 0)
@@ -140,6 +147,7 @@ export function describeModel(
       gradients: 4 * parameters,
       moments: 8 * parameters,
       images: shapes.reduce((sum, { rows, cols }, i) => sum + (rows * cols * weightBits(resolved[i]!)) / 8, 0),
+      copies: keepsCopies(config) ? 2 * (copied + headCopied) : 0,
       inputsPerToken: total('inputs'),
       inputsPerTokenBf16: total('inputsBf16'),
       othersPerToken: act * config.hidden * (kinds.length + 1) + total('others'),

@@ -1,11 +1,12 @@
 import { signWords } from '../formats/hadamard.ts'
 import { add } from '../ops/add.ts'
 import { embedding } from '../ops/embedding.ts'
-import { headLoss, logits } from '../ops/head_loss.ts'
+import { type Head, headLoss, logits } from '../ops/head_loss.ts'
 import { gemms, Linear, type LinearState, roles, streamOf, type Watched } from '../ops/linear.ts'
 import { recompute } from '../ops/recompute.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import { Tape, Var } from '../ops/tape.ts'
+import { WorkingCopy } from '../ops/working_copy.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import { phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
 import { checkShape, outputMultiple } from '../recipes/shapes.ts'
@@ -14,7 +15,7 @@ import type { DType } from '../tensor/dtype.ts'
 import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
 import type { BlockContext, BlockMemory } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
-import type { LinearShape, ModelConfig } from './config.ts'
+import { keepsCopies, type LinearShape, type ModelConfig } from './config.ts'
 import { type BlockSpec, linearShapes, Parameters, parameterSpecs } from './parameters.ts'
 
 export interface ModelOptions {
@@ -78,6 +79,7 @@ export class Model {
   readonly #blocks: readonly { spec: BlockSpec; parameter: BlockContext['parameter']; linear: BlockContext['linear'] }[]
   readonly #shapes: readonly LinearShape[]
   readonly #state: LinearState
+  readonly #headCopy: WorkingCopy
   readonly #scale: Tensor
   /** u32[linears, gemms, 4]. */
   readonly #freshSigns: Tensor
@@ -109,7 +111,9 @@ export class Model {
       random: persistent('u32', [3]),
       signs: { fixed: signs('fixed'), none: signs('none') },
       microBatch: 0,
+      keepsCopies: keepsCopies(config),
     }
+    this.#headCopy = new WorkingCopy(this.parameters.named('lm_head.weight').value, keepsCopies(config))
     this.tape = new Tape(backend, config.activations)
 
     const first = this.#resolve(recipe, 0)
@@ -172,6 +176,7 @@ export class Model {
   /** Must be called after weights have changed. */
   weightsChanged(): void {
     for (const linear of this.linears) linear.weightChanged()
+    this.#headCopy.weightChanged()
   }
 
   /** What the gradients of each token are multiplied by: 1 / targets of all micro-batches of a step. */
@@ -189,11 +194,7 @@ export class Model {
     try {
       this.tape.scope(() => {
         const h = this.#hidden(batch.tokens, batch.starts, this.#options.sequence)
-        headLoss(this.tape, h, this.parameters.named('lm_head.weight'), batch.targets, {
-          scale: this.#scale,
-          loss: this.lossSum,
-          round: this.#roundHead(this.recipe),
-        })
+        headLoss(this.tape, h, this.#head(this.recipe), batch.targets, { scale: this.#scale, loss: this.lossSum })
         this.tape.differentiate()
       })
     } finally {
@@ -205,11 +206,7 @@ export class Model {
   evaluate(batch: Batch, { recipe = this.recipe, losses }: { recipe?: Recipe; losses?: Tensor } = {}): void {
     this.#without(recipe, () => {
       const h = this.#hidden(batch.tokens, batch.starts, this.#options.sequence)
-      headLoss(this.tape, h, this.parameters.named('lm_head.weight'), batch.targets, {
-        loss: this.lossSum,
-        round: this.#roundHead(recipe),
-        ...(losses && { losses }),
-      })
+      headLoss(this.tape, h, this.#head(recipe), batch.targets, { loss: this.lossSum, ...(losses && { losses }) })
     })
   }
 
@@ -220,7 +217,7 @@ export class Model {
   logits(tokens: Tensor, starts: Tensor, sequence: number, recipe: Recipe): Float32Array {
     return this.#without(recipe, () => {
       const h = this.#hidden(tokens, starts, sequence)
-      return logits(this.tape, h, this.parameters.named('lm_head.weight'), this.#roundHead(recipe)).value.floats()
+      return logits(this.tape, h, this.#head(recipe)).value.floats()
     })
   }
 
@@ -234,7 +231,7 @@ export class Model {
       const rows = tokens.shape[0]!
       const h = this.#hidden(tokens, tokens, rows, memory).value
       const last = new Var(h.part((rows - 1) * this.config.hidden, [1, this.config.hidden]))
-      return logits(this.tape, last, this.parameters.named('lm_head.weight'), this.#roundHead(recipe)).value.floats()
+      return logits(this.tape, last, this.#head(recipe)).value.floats()
     })
   }
 
@@ -267,8 +264,9 @@ export class Model {
     return tape.scope(() => rmsNorm(tape, last, parameters.named('backbone.norm_f.weight'), config.eps))
   }
 
-  #roundHead(recipe: Recipe): boolean {
-    return (recipe.head ?? 'bf16') === 'bf16'
+  #head(recipe: Recipe): Head {
+    const weight = this.parameters.named('lm_head.weight')
+    return { weight, copy: this.#headCopy, round: (recipe.head ?? 'bf16') === 'bf16' }
   }
 
   #use(recipe: Recipe): void {

@@ -5,6 +5,17 @@ import type { Tensor } from '../tensor/tensor.ts'
 import { passGradient } from './add.ts'
 import { castTo } from './image.ts'
 import { type Parameter, type Tape, Var } from './tape.ts'
+import type { WorkingCopy } from './working_copy.ts'
+
+/** The output layer. */
+export interface Head {
+  /** [vocab, cols]. */
+  readonly weight: Parameter
+  /** Of the weight, for products that round; absent: they round it themselves. */
+  readonly copy?: WorkingCopy
+  /** Operands of the products are rounded to BF16. */
+  readonly round: boolean
+}
 
 export interface HeadLossOptions {
   /** f32[1]: what every row's loss is multiplied by for the gradients: 1 / tokens of the global batch. Not needed without gradients. */
@@ -13,8 +24,6 @@ export interface HeadLossOptions {
   readonly loss: Tensor
   /** f32[rows]: receives the loss of every row, 0 where the target is ignored. */
   readonly losses?: Tensor
-  /** Operands of the three products are rounded to BF16. */
-  readonly round: boolean
   /** Rows whose logits exist at one time; by default so many that they take the backend's `temporaryBytes`, at least 512: each chunk reads all of w. */
   readonly chunk?: number
 }
@@ -26,18 +35,19 @@ export interface HeadLossOptions {
  * Logits exist for `chunk` rows at a time. The loss ends the tape, so where it records, the gradients are computed at once: that of
  * w is added to, that of h is kept until the tape goes backwards.
  */
-export function headLoss(tape: Tape, h: Var, weight: Parameter, targets: Tensor, options: HeadLossOptions): void {
+export function headLoss(tape: Tape, h: Var, head: Head, targets: Tensor, options: HeadLossOptions): void {
   const { backend } = tape
+  const { weight } = head
   const [rows, cols] = h.value.shape as [number, number]
   const vocab = weight.shape[0]!
   const { scale, loss, chunk = Math.max(512, Math.floor(backend.temporaryBytes / 256 / vocab) * 64) } = options
   if (tape.recording && !scale)
     throw new TypeError('headLoss: scale must be f32[1] where gradients are wanted, got nothing')
-  const round = options.round ? 1 : 0
+  const round = head.round ? 1 : 0
   // Operands that are wanted in BF16 are rounded once, not in each product, where that is the dtype of activations anyway.
-  const halves = options.round && tape.activations === 'bf16'
+  const halves = head.round && tape.activations === 'bf16'
   const allocate = (dtype: DType, shape: readonly number[]): Tensor => tape.allocate(dtype, shape)
-  const w = halves ? castTo(backend, allocate, weight.value, 'bf16') : weight.value
+  const w = halves ? castTo(backend, allocate, operandOf(tape, head), 'bf16') : weight.value
   const losses = options.losses ?? tape.allocate('f32', [rows])
   const dh = tape.recording ? tape.allocate('act', h.value.shape) : undefined
   for (let start = 0; start < rows; start += chunk)
@@ -67,9 +77,14 @@ export function headLoss(tape: Tape, h: Var, weight: Parameter, targets: Tensor,
   tape.record(end, [], gradient => passGradient(tape, h, gradient))
 }
 
+/** The weight as a product reads it. */
+const operandOf = (tape: Tape, { weight, copy, round }: Head): Tensor =>
+  copy && round ? copy.operand(tape) : weight.value
+
 /** Scores [rows, vocab] in FP32 of every next token, for sampling; no gradient. */
-export function logits(tape: Tape, h: Var, weight: Parameter, round: boolean): Var {
-  const scores = tape.allocate('f32', [h.value.shape[0]!, weight.shape[0]!])
-  tape.backend.run(gemmNt, { c: scores, a: h.value, b: weight.value, accumulate: 0, round: round ? 1 : 0 })
+export function logits(tape: Tape, h: Var, head: Head): Var {
+  const scores = tape.allocate('f32', [h.value.shape[0]!, head.weight.shape[0]!])
+  const round = head.round ? 1 : 0
+  tape.backend.run(gemmNt, { c: scores, a: h.value, b: operandOf(tape, head), accumulate: 0, round })
   return new Var(scores)
 }

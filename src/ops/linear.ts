@@ -18,6 +18,7 @@ import {
 import { multiply, type Source } from './multiply.ts'
 import { Store } from './store.ts'
 import { type Parameter, type Tape, Var } from './tape.ts'
+import { WorkingCopy } from './working_copy.ts'
 
 /**
  * A linear layer without bias, y = x · wᵀ, whose three products are made as its recipe says (docs/numerics.md, "Which tensor gets
@@ -27,7 +28,8 @@ import { type Parameter, type Tape, Var } from './tape.ts'
  *   dgrad   dy by rows, w by columns
  *   wgrad   dy by columns, x by columns      the image of x is made in the forward pass and is all that is kept of x
  *
- * Weights are quantised from their BF16 rounding, once between two steps of the optimizer, whatever the number of micro-batches.
+ * Weights are quantised from their BF16 rounding, once between two steps of the optimizer, whatever the number of micro-batches. Those that
+ * enter a product unquantised are rounded as often where there is memory for it (working_copy.ts).
  */
 
 /** What a layer quantises, each with its own random decisions and its own largest magnitude. */
@@ -58,6 +60,8 @@ export interface LinearState {
   readonly signs: { readonly fixed: Tensor; readonly none: Tensor }
   /** Index of the micro-batch within its step, part of every random stream but those of weights. */
   microBatch: number
+  /** Whether weights that enter products in BF16 keep their rounding, 2 bytes a weight; absent: no. */
+  readonly keepsCopies?: boolean
   /** Shown every operand as it is quantised. */
   watch?: ((made: Watched) => void) | undefined
 }
@@ -101,6 +105,7 @@ export class Linear {
   readonly statistics: Tensor
   readonly #options: LinearOptions
   readonly #stores: { readonly forward: Store; readonly backward: Store }
+  readonly #copy: WorkingCopy
   #recipe: ResolvedRecipe
   /** [outputs, inputs], the outputs padded to what the recipe needs where there is memory for it. */
   #padded: LinearMemory
@@ -112,11 +117,12 @@ export class Linear {
   readonly #freshSigns: ReadonlyMap<GemmName, Tensor>
 
   constructor(options: LinearOptions) {
-    const { name, weight, recipe, statistics } = options
+    const { name, weight, memory, recipe, state, statistics } = options
     this.name = name
     this.weight = weight
     this.statistics = statistics
     this.#options = options
+    this.#copy = new WorkingCopy(memory.value, state.keepsCopies === true)
     this.#recipe = recipe
     this.#padded = this.#pad()
     this.#amaxes = new Map(roles.map((role, i) => [role, statistics.part(2 * i, [2])]))
@@ -133,7 +139,7 @@ export class Linear {
     if (recipe === this.#recipe) return
     this.#recipe = recipe
     this.#padded = this.#pad()
-    this.weightChanged()
+    this.#dropImages()
   }
 
   /** Columns of the output; those beyond the weight's rows are zero. */
@@ -159,8 +165,18 @@ export class Linear {
     return { value: memory.value.part(0, shape), gradient: memory.gradient.part(0, shape) }
   }
 
-  /** The images of the weight are made anew at their next use. */
+  /** The weight as an operand that is not quantised, [outputs, inputs]: BF16 only where it is wanted so. */
+  plain(tape: Tape, operand: Operand): Tensor {
+    return operand === 'bf16' ? this.#copy.operand(tape).part(0, this.value.shape) : this.value
+  }
+
+  /** What is made of the weight is made anew at its next use. */
   weightChanged(): void {
+    this.#copy.weightChanged()
+    this.#dropImages()
+  }
+
+  #dropImages(): void {
     this.#forward = undefined
     this.#backward = undefined
   }
@@ -249,7 +265,7 @@ const readsValues = ({ a, b }: Gemm): boolean => b === 'forward' && !isQuantized
 /** The weight as fprop reads it, along the inputs. */
 function forwardWeight(tape: Tape, layer: Linear): Source {
   const { b } = layer.recipe.fprop
-  return isQuantized(b) ? { image: layer.forwardImages(tape).row } : plain(layer.value, false, b)
+  return isQuantized(b) ? { image: layer.forwardImages(tape).row } : plain(layer.plain(tape, b), false, b)
 }
 
 /** The weight as dgrad reads it, along the outputs. */
@@ -258,7 +274,7 @@ function backwardWeight(tape: Tape, layer: Linear): Source {
   if (readsValues(dgrad)) return plain(layer.forwardValues(tape), true, dgrad.a)
   if (dgrad.b === 'forward') return { image: layer.forwardImages(tape).column! }
   if (isQuantized(dgrad.b)) return { image: layer.backwardImage(tape, dgrad.b) }
-  return plain(layer.value, true, dgrad.b)
+  return plain(layer.plain(tape, dgrad.b), true, dgrad.b)
 }
 
 /** What is kept of x for wgrad. */
