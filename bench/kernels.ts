@@ -110,7 +110,7 @@ export async function timeKernels(options: KernelOptions, report: (line: string)
   const root = packageRoot()
   const level = chooseLevel(options.level)
   const library = await buildNative(kernels, `${root}/src/kernels`, root, level, report)
-  const backend = cpuBackend(library, level.name, Math.max(...options.threads))
+  const backend = cpuBackend(library, level, Math.max(...options.threads))
   const useThreads: (threads: number) => void = koffi.load(library).func('void halfbyte_threads(int32_t threads)')
   const shared = {
     level: level.name,

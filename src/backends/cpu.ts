@@ -5,6 +5,7 @@ import { slotsOf, symbolOf } from '../tensor/contracts.ts'
 import type { Args, Bindings, Kernel } from '../tensor/kernel.ts'
 import { ArgumentBlock } from '../tensor/pack.ts'
 import { UnavailableError } from './errors.ts'
+import type { Level } from './levels.ts'
 
 interface Loaded {
   readonly block: ArgumentBlock
@@ -12,7 +13,7 @@ interface Loaded {
 }
 
 /** The C++ kernels of a built library (native.ts), run on a pool of `threads` threads of the whole process. */
-export function cpuBackend(library: string, level: string, threads: number): Backend {
+export function cpuBackend(library: string, level: Level, threads: number): Backend {
   const lib = koffi.load(library)
   const allocate = lib.func('void* halfbyte_alloc(int64_t bytes)')
   const release = lib.func('void halfbyte_free(void* data)')
@@ -40,9 +41,10 @@ export function cpuBackend(library: string, level: string, threads: number): Bac
   const held = new Set<Memory>()
   return {
     name: 'cpu',
-    description: { level, threads },
+    description: { level: level.name, threads },
     activations: 'f32',
     temporaryBytes: 2 ** 21,
+    panelColumns: level.panelColumns,
     usage,
     alloc(bytes) {
       const address: bigint | null = allocate(bytes)

@@ -8,6 +8,8 @@ export interface Level {
   readonly flags: readonly string[]
   /** Feature names as Linux prints them in /proc/cpuinfo. */
   readonly needs: readonly string[]
+  /** Columns of the panels that its products of 4-bit images read (gemm_fp4.h); absent: it unpacks codes into other ones. */
+  readonly panelColumns?: number
 }
 
 /** Best first. A level fixes the compiler's flags, so two machines at one level compute the same numbers. */
@@ -16,8 +18,9 @@ export const levels: readonly Level[] = [
     name: 'avx512',
     flags: ['-march=x86-64-v4', '-mavx512vnni', '-mprefer-vector-width=512'],
     needs: ['avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512cd', 'avx512_vnni', 'fma'],
+    panelColumns: 32,
   },
-  { name: 'avx2', flags: ['-march=x86-64-v3'], needs: ['avx2', 'fma', 'bmi2', 'f16c'] },
+  { name: 'avx2', flags: ['-march=x86-64-v3'], needs: ['avx2', 'fma', 'bmi2', 'f16c'], panelColumns: 8 },
   { name: 'portable', flags: [], needs: [] },
 ]
 

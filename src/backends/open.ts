@@ -31,19 +31,28 @@ export function packageRoot(): string {
   return directory
 }
 
-type Opener = (kernels: readonly Kernel[], options: BackendOptions) => Promise<Backend> | Backend
+interface Kind {
+  open(kernels: readonly Kernel[], options: BackendOptions): Promise<Backend> | Backend
+  /** `Backend.panelColumns`, before it is open. */
+  panelColumns?(level: string | undefined): number | undefined
+}
 
 /** Every backend by name. */
-export const backends: Readonly<Record<string, Opener>> = {
-  reference: () => referenceBackend(),
-  async cpu(kernels, { threads = availableParallelism(), level, report = () => {} }) {
-    const chosen = chooseLevel(level)
-    const root = packageRoot()
-    const library = await buildNative(kernels, join(root, 'src', 'kernels'), root, chosen, report)
-    return cpuBackend(library, chosen.name, threads)
+export const backends: Readonly<Record<string, Kind>> = {
+  reference: { open: () => referenceBackend() },
+  cpu: {
+    async open(kernels, { threads = availableParallelism(), level, report = () => {} }) {
+      const chosen = chooseLevel(level)
+      const root = packageRoot()
+      const library = await buildNative(kernels, join(root, 'src', 'kernels'), root, chosen, report)
+      return cpuBackend(library, chosen, threads)
+    },
+    panelColumns: level => chooseLevel(level).panelColumns,
   },
-  cuda: (kernels, { libraries, graphs, report = () => {} }) =>
-    openCuda(kernels, packageRoot(), { libraries, graphs, report }),
+  cuda: {
+    open: (kernels, { libraries, graphs, report = () => {} }) =>
+      openCuda(kernels, packageRoot(), { libraries, graphs, report }),
+  },
 }
 
 /** @throws UnavailableError naming what is missing: an unknown backend, no compiler, an instruction level this processor lacks. */
@@ -52,7 +61,7 @@ export async function openBackend(
   kernels: readonly Kernel[],
   options: BackendOptions = {},
 ): Promise<Backend> {
-  const open = backends[name]
-  if (!open) throw new UnavailableError(`backend "${name}" is unknown; use one of ${Object.keys(backends).join(', ')}`)
-  return open(kernels, options)
+  const kind = backends[name]
+  if (!kind) throw new UnavailableError(`backend "${name}" is unknown; use one of ${Object.keys(backends).join(', ')}`)
+  return kind.open(kernels, options)
 }

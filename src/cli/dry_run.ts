@@ -1,3 +1,4 @@
+import { backends } from '../backends/open.ts'
 import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { openCorpus } from '../data/corpus.ts'
@@ -98,6 +99,8 @@ function dataTable({ sources, phases, heldOut }: DataPlan): string {
 export function dryRunText(config: RunConfig, run = describeRun(config), plan = planOf(config)): string {
   const { kinds, flops, memory } = run
   const tokens = config.data.sequence * config.data.micro_batch
+  const unpacks = backends[config.backend]!.panelColumns?.(config.level) !== undefined
+  const panels = unpacks ? memory.panels : 0
   const saved = memory.inputsPerTokenBf16 - memory.inputsPerToken
   const parts = kinds.map(({ title, blocks, parameters }) => [
     title,
@@ -123,7 +126,7 @@ ${linearTable(run)}
 formats        ${formatCounts(run)}
 training       ${run.steps.toLocaleString('en-US')} steps of ${run.tokensPerStep.toLocaleString('en-US')} tokens (${run.microBatches} micro-batch${run.microBatches === 1 ? '' : 'es'} of ${config.data.micro_batch} x ${config.data.sequence}): ${formatCount(run.tokens)} tokens
 computing      ${flop(flops.total)} per token: linear layers ${flop(flops.linears)}, mixers ${flop(flops.mixers)}, head ${flop(flops.head)}
-memory         weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, moments ${formatBytes(memory.moments)}, quantised weights ${formatBytes(memory.images)}${memory.copies > 0 ? `, weights in BF16 ${formatBytes(memory.copies)}` : ''}
+memory         weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, moments ${formatBytes(memory.moments)}, quantised weights ${formatBytes(memory.images)}${memory.copies > 0 ? `, weights in BF16 ${formatBytes(memory.copies)}` : ''}${panels > 0 ? `, unpacked for products ${formatBytes(panels)}` : ''}
 activations    per micro-batch, kept for the backward pass: inputs of linear layers ${perMicroBatch(memory.inputsPerToken)} (in BF16 they would take ${perMicroBatch(memory.inputsPerTokenBf16)}: ${perMicroBatch(saved)} saved), others ${perMicroBatch(memory.othersPerToken)}
 ${plan ? dataTable(plan) : ''}`
 }

@@ -18,6 +18,7 @@ import { gemmMxfp4, gemmMxfp8 } from './gemm_mx/gemm_mx.ts'
 import { gemmNvfp4 } from './gemm_nvfp4/gemm_nvfp4.ts'
 import { gradientStatistics } from './gradient_statistics/gradient_statistics.ts'
 import { optimizerControl } from './optimizer_control/optimizer_control.ts'
+import { packs } from './pack/pack.ts'
 import { quantizeKernels } from './quantize/quantize.ts'
 import { rmsNorm, rmsNormBackward } from './rms_norm/rms_norm.ts'
 import { rope } from './rope/rope.ts'
@@ -37,6 +38,7 @@ export const kernels: readonly Kernel[] = [
   hadamardSigns,
   ...quantizeKernels,
   ...Object.values(dequantize),
+  ...Object.values(packs),
   cast,
   fmaPeak,
   gemmNt,

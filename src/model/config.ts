@@ -46,6 +46,9 @@ export function mambaSizes(config: ModelConfig): { inner: number; conv: number; 
 export const keepsCopies = ({ activations, recompute }: ModelConfig): boolean =>
   activations === 'bf16' && recompute !== 'block'
 
+/** Whether images of weights are also kept as products of the backend read them, which takes more than the images. */
+export const keepsPanels = ({ recompute }: ModelConfig): boolean => recompute !== 'block'
+
 /** A linear layer: `y[.., rows] = x[.., cols] · weight[rows, cols]ᵀ`. */
 export interface LinearShape extends LinearSite {
   readonly rows: number

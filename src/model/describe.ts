@@ -4,7 +4,7 @@ import { isQuantized, type ResolvedRecipe, resolveRecipe } from '../recipes/reso
 import { dtypes } from '../tensor/dtype.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { blockKinds } from './blocks/index.ts'
-import { keepsCopies, type LinearShape, type ModelConfig } from './config.ts'
+import { keepsCopies, keepsPanels, type LinearShape, type ModelConfig } from './config.ts'
 import { linearShapes, parameterSpecs } from './parameters.ts'
 
 /** What a model of this shape costs, without building it. Bytes and floating-point operations are exact counts, not estimates. */
@@ -27,6 +27,8 @@ export interface ModelDescription {
     readonly images: number
     /** Weights rounded to BF16, of those that enter products so, where that is kept. */
     readonly copies: number
+    /** Images of 4-bit weights as products read them, kept on backends that have a form for it. */
+    readonly panels: number
     /**
      * Inputs of linear layers that a token keeps for wgrad, and what they would take in BF16; where blocks are recomputed, of the block that
      * keeps most.
@@ -71,6 +73,16 @@ function weightBits({ fprop, dgrad, forward }: ResolvedRecipe): number {
   const shared = dgrad.b === 'forward' && !isQuantized(dgrad.a)
   const bits = wanted.map(bitsOf)
   return shared ? (bits[0] ?? 0) : bits.reduce((sum, n) => sum + n, 0)
+}
+
+/** Bits of a value of the weight in the panels of the products that read its images (src/kernels/pack/pack.ts). */
+function panelBits({ fprop, dgrad, forward }: ResolvedRecipe): number {
+  const bits = ({ a, b }: Gemm): number => {
+    const image = imageOf(b, forward.w)
+    if (!isQuantized(a) || !isQuantized(image) || formats[image.format].element.bits !== 4) return 0
+    return 8 * (1 + 4 / formats[image.format].block)
+  }
+  return bits(fprop) + bits(dgrad)
 }
 
 /** Whether a product reads the weight in BF16, unquantised. */
@@ -147,6 +159,9 @@ export function describeModel(
       gradients: 4 * parameters,
       moments: 8 * parameters,
       images: shapes.reduce((sum, { rows, cols }, i) => sum + (rows * cols * weightBits(resolved[i]!)) / 8, 0),
+      panels: keepsPanels(config)
+        ? shapes.reduce((sum, { rows, cols }, i) => sum + (rows * cols * panelBits(resolved[i]!)) / 8, 0)
+        : 0,
       copies: keepsCopies(config) ? 2 * (copied + headCopied) : 0,
       inputsPerToken: total('inputs'),
       inputsPerTokenBf16: total('inputsBf16'),

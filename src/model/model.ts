@@ -15,7 +15,7 @@ import type { DType } from '../tensor/dtype.ts'
 import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
 import type { BlockContext, BlockMemory } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
-import { keepsCopies, type LinearShape, type ModelConfig } from './config.ts'
+import { keepsCopies, keepsPanels, type LinearShape, type ModelConfig } from './config.ts'
 import { type BlockSpec, linearShapes, Parameters, parameterSpecs } from './parameters.ts'
 
 export interface ModelOptions {
@@ -112,6 +112,7 @@ export class Model {
       signs: { fixed: signs('fixed'), none: signs('none') },
       microBatch: 0,
       keepsCopies: keepsCopies(config),
+      keepsPanels: keepsPanels(config),
     }
     this.#headCopy = new WorkingCopy(this.parameters.named('lm_head.weight').value, keepsCopies(config))
     this.tape = new Tape(backend, config.activations)

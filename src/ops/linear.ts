@@ -16,6 +16,7 @@ import {
   squareImages,
 } from './image.ts'
 import { multiply, type Source } from './multiply.ts'
+import { Panels } from './panels.ts'
 import { Store } from './store.ts'
 import { type Parameter, type Tape, Var } from './tape.ts'
 import { WorkingCopy } from './working_copy.ts'
@@ -62,6 +63,8 @@ export interface LinearState {
   microBatch: number
   /** Whether weights that enter products in BF16 keep their rounding, 2 bytes a weight; absent: no. */
   readonly keepsCopies?: boolean
+  /** Whether images of weights are also kept as products read them, where the backend has a form for it; absent: no. */
+  readonly keepsPanels?: boolean
   /** Shown every operand as it is quantised. */
   watch?: ((made: Watched) => void) | undefined
 }
@@ -106,6 +109,8 @@ export class Linear {
   readonly #options: LinearOptions
   readonly #stores: { readonly forward: Store; readonly backward: Store }
   readonly #copy: WorkingCopy
+  /** Of the weight's images along the inputs, for fprop, and along the outputs, for dgrad. */
+  readonly panels: { readonly row: Panels; readonly column: Panels }
   #recipe: ResolvedRecipe
   /** [outputs, inputs], the outputs padded to what the recipe needs where there is memory for it. */
   #padded: LinearMemory
@@ -123,6 +128,8 @@ export class Linear {
     this.statistics = statistics
     this.#options = options
     this.#copy = new WorkingCopy(memory.value, state.keepsCopies === true)
+    const keepsPanels = state.keepsPanels === true
+    this.panels = { row: new Panels(keepsPanels), column: new Panels(keepsPanels) }
     this.#recipe = recipe
     this.#padded = this.#pad()
     this.#amaxes = new Map(roles.map((role, i) => [role, statistics.part(2 * i, [2])]))
@@ -179,6 +186,7 @@ export class Linear {
   #dropImages(): void {
     this.#forward = undefined
     this.#backward = undefined
+    for (const panels of Object.values(this.panels)) panels.drop()
   }
 
   /** How to make the image of one role as an operand of `gemm`. */
@@ -265,15 +273,17 @@ const readsValues = ({ a, b }: Gemm): boolean => b === 'forward' && !isQuantized
 /** The weight as fprop reads it, along the inputs. */
 function forwardWeight(tape: Tape, layer: Linear): Source {
   const { b } = layer.recipe.fprop
-  return isQuantized(b) ? { image: layer.forwardImages(tape).row } : plain(layer.plain(tape, b), false, b)
+  return isQuantized(b)
+    ? { image: layer.forwardImages(tape).row, panels: layer.panels.row }
+    : plain(layer.plain(tape, b), false, b)
 }
 
 /** The weight as dgrad reads it, along the outputs. */
 function backwardWeight(tape: Tape, layer: Linear): Source {
   const { dgrad } = layer.recipe
   if (readsValues(dgrad)) return plain(layer.forwardValues(tape), true, dgrad.a)
-  if (dgrad.b === 'forward') return { image: layer.forwardImages(tape).column! }
-  if (isQuantized(dgrad.b)) return { image: layer.backwardImage(tape, dgrad.b) }
+  if (dgrad.b === 'forward') return { image: layer.forwardImages(tape).column!, panels: layer.panels.column }
+  if (isQuantized(dgrad.b)) return { image: layer.backwardImage(tape, dgrad.b), panels: layer.panels.column }
   return plain(layer.plain(tape, dgrad.b), true, dgrad.b)
 }
 

@@ -6,6 +6,7 @@ import type { FormatName } from '../recipes/recipe.ts'
 import type { Backend } from '../tensor/backend.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { type Allocate, dequantizeImage, type Image } from './image.ts'
+import type { Panels } from './panels.ts'
 
 /** A matrix of floats as an operand: [rows, contraction], or [contraction, rows] if `transposed`; `round`: to BF16 first. */
 export interface Plain {
@@ -14,12 +15,19 @@ export interface Plain {
   readonly round: boolean
 }
 
-/** An operand of a product, as rows along the contraction. */
-export type Source = { readonly image: Image } | Plain
+/** An operand of a product, as rows along the contraction; an image that is the second may come with its panels. */
+export type Source = { readonly image: Image; readonly panels?: Panels } | Plain
 
 export type { Allocate }
 
-type ImageProduct = (backend: Backend, c: Tensor, a: Image, b: Image, accumulate: 0 | 1) => void
+type ImageProduct = (
+  backend: Backend,
+  c: Tensor,
+  a: Image,
+  b: Image,
+  accumulate: 0 | 1,
+  packed: Tensor | undefined,
+) => void
 
 const coded = (c: Tensor, a: Image, b: Image, accumulate: 0 | 1) => ({
   c,
@@ -32,7 +40,7 @@ const coded = (c: Tensor, a: Image, b: Image, accumulate: 0 | 1) => ({
 
 /** The product of two images of each format. */
 const imageProducts: Readonly<Record<FormatName, ImageProduct>> = {
-  nvfp4: (backend, c, a, b, accumulate) =>
+  nvfp4: (backend, c, a, b, accumulate, packed) =>
     backend.run(gemmNvfp4, {
       c,
       a_codes: a.codes,
@@ -42,12 +50,14 @@ const imageProducts: Readonly<Record<FormatName, ImageProduct>> = {
       accumulate,
       a_amax: a.amax,
       b_amax: b.amax,
+      b_packed: packed,
       a_bound: a.bound,
       b_bound: b.bound,
       a_per_row: a.outer === 'row' ? 1 : 0,
       b_per_row: b.outer === 'row' ? 1 : 0,
     }),
-  mxfp4: (backend, c, a, b, accumulate) => backend.run(gemmMxfp4, coded(c, a, b, accumulate)),
+  mxfp4: (backend, c, a, b, accumulate, packed) =>
+    backend.run(gemmMxfp4, { ...coded(c, a, b, accumulate), b_packed: packed }),
   mxfp8: (backend, c, a, b, accumulate) => backend.run(gemmMxfp8, coded(c, a, b, accumulate)),
   fp8: (backend, c, a, b, accumulate) => backend.run(gemmFp8, coded(c, a, b, accumulate)),
   'fp8-tensor': (backend, c, a, b, accumulate) =>
@@ -91,7 +101,7 @@ export function multiply(
   if ('image' in a && 'image' in b) {
     if (a.image.format !== b.image.format)
       throw new Error(`cannot multiply ${a.image.format} by ${b.image.format}: both operands must be of one format`)
-    imageProducts[a.image.format](backend, c, a.image, b.image, accumulate)
+    imageProducts[a.image.format](backend, c, a.image, b.image, accumulate, b.panels?.of(b.image))
   } else if ('image' in a) {
     const floats = b as Plain
     multiplyPlain(backend, c, expand(backend, allocate, a.image, floats.round), floats, accumulate)

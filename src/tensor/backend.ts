@@ -23,6 +23,8 @@ export interface Backend {
   readonly activations: Activation
   /** What a temporary of an op should take where it can be made in parts: what caches hold, or on a GPU what fills it. */
   readonly temporaryBytes: number
+  /** Columns of the panels that products of 4-bit images read (src/kernels/pack/pack.ts); absent: they read codes. */
+  readonly panelColumns?: number | undefined
   /** Bytes held now, and how often `alloc` was called since the start. */
   readonly usage: { bytes: number; allocations: number }
   /** Memory of at least `bytes` bytes, aligned to 64. Contents are undefined. */

@@ -6,7 +6,7 @@ static void run_gemm_mxfp4(const gemm_mxfp4_args& g) {
   const Output c{g.c, g.c_is_bf16 != 0, g.n, g.accumulate != 0};
   const CodedOperand a{g.a_codes, g.a_scales, g.m, g.blocks}, b{g.b_codes, g.b_scales, g.n, g.blocks};
   const auto one = [](int64_t, int64_t) { return 1.0f; };
-  multiply_fp4<Mxfp4>(c, a, b, Factor<decltype(one)>{false, 1, one});
+  multiply_fp4<Mxfp4>(c, a, b, Factor<decltype(one)>{false, 1, one}, packed_for_tiles(g.b_packed, g.columns));
 }
 EXPORT(gemm_mxfp4)
 

@@ -1,8 +1,9 @@
 import { e4m3 } from '../../formats/minifloat.ts'
 import { decodeUe8m0 } from '../../formats/ue8m0.ts'
-import { type Dims, defineKernel, i32, inout, input } from '../../tensor/kernel.ts'
+import { type Case, type Dims, defineKernel, i32, inout, input, type Kernel, optional } from '../../tensor/kernel.ts'
 import { decodeE2m1 } from '../gemm/decode.ts'
 import { expandedProduct } from '../gemm/gemm.cuda.ts'
+import { packedOf } from '../pack/pack.ts'
 
 const { fround } = Math
 
@@ -12,6 +13,16 @@ interface Element {
   value(codes: Uint8Array, index: number): number
 }
 
+/**
+ * Products of two MXFP4 (E2M1) or MXFP8 (E4M3) images, c[m,n] (+)= sum_k a[m,k] * b[n,k]: blocks of 32 with UE8M0 scales and no tensor
+ * scale (docs/numerics.md, "MXFP4 / MXFP8"):
+ *
+ *   dot_i = sum over the 32 elements of block i of value(a) * value(b)
+ *   c     = sum over blocks i, in order, of fp32(a_scale_i * fp32(b_scale_i * dot_i)), plus c if `accumulate`
+ *
+ * MXFP4: dot_i is an integer over 4 and scales are powers of two, so only the sum over blocks rounds, and the result is the same to the bit on
+ * every CPU level as long as no term leaves the range of FP32. MXFP8: dot_i is an FP32 sum.
+ */
 const product = (name: string, element: Element, tolerance: number) =>
   defineKernel({
     name,
@@ -78,17 +89,33 @@ function inputs({ m, n, blocks }: Dims, bytes: number) {
   }
 }
 
-/**
- * Products of two MXFP4 (E2M1) or MXFP8 (E4M3) images, c[m,n] (+)= sum_k a[m,k] * b[n,k]: blocks of 32 with UE8M0 scales and no tensor
- * scale (docs/numerics.md, "MXFP4 / MXFP8"):
- *
- *   dot_i = sum over the 32 elements of block i of value(a) * value(b)
- *   c     = sum over blocks i, in order, of fp32(a_scale_i * fp32(b_scale_i * dot_i)), plus c if `accumulate`
- *
- * MXFP4: dot_i is an integer over 4 and scales are powers of two, so only the sum over blocks rounds, and the result is the same to the bit on
- * every CPU level as long as no term leaves the range of FP32. MXFP8: dot_i is an FP32 sum.
- */
-export const gemmMxfp4 = product('gemm_mxfp4', { bytes: 16, value: decodeE2m1 }, 0)
+const plainMxfp4 = product('gemm_mxfp4', { bytes: 16, value: decodeE2m1 }, 0)
+
+const mxfp4Args = { ...plainMxfp4.args, b_packed: optional(input('u8', 'panels', 'blocks', 'columns', 36)) } as const
+
+const packedCases: readonly Case<typeof mxfp4Args>[] = (
+  [
+    [1, 40, 3, 32],
+    [70, 130, 37, 32],
+    [33, 65, 5, 8],
+  ] as const
+).map(([m, n, blocks, columns], i) => ({
+  name: `packed by ${columns}: ${m} x ${n} x ${blocks}`,
+  dims: { m, n, blocks, columns, panels: Math.ceil(n / columns) },
+  scalars: { accumulate: i % 2 },
+  with: ['b_packed'],
+  inputs: dims => {
+    const given = inputs(dims, 16)
+    return { ...given, b_packed: packedOf('mxfp4', given.b_codes, given.b_scales, dims) }
+  },
+}))
+
+/** `b_packed` is what pack.ts makes of b, where a caller has it: to be read instead of the codes or not, with the same result. */
+export const gemmMxfp4 = {
+  ...plainMxfp4,
+  args: mxfp4Args,
+  cases: [...plainMxfp4.cases, ...packedCases],
+} as Kernel<typeof mxfp4Args>
 export const gemmMxfp8 = product(
   'gemm_mxfp8',
   { bytes: 32, value: (codes, index) => e4m3.values[codes[index]!]! },

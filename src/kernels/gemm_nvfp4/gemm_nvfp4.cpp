@@ -8,6 +8,7 @@ static void run_gemm_nvfp4(const gemm_nvfp4_args& g) {
   const auto scale = [&](int64_t row, int64_t column) {
     return g.a_amax[g.a_per_row ? row : 0] * g.b_amax[g.b_per_row ? column : 0] / bound;
   };
-  multiply_fp4<Nvfp4>(c, a, b, Factor<decltype(scale)>{g.a_per_row || g.b_per_row, scale(0, 0), scale});
+  const Factor<decltype(scale)> factor{g.a_per_row || g.b_per_row, scale(0, 0), scale};
+  multiply_fp4<Nvfp4>(c, a, b, factor, packed_for_tiles(g.b_packed, g.columns));
 }
 EXPORT(gemm_nvfp4)

@@ -1,8 +1,9 @@
 import { e4m3 } from '../../formats/minifloat.ts'
 import { swizzledSize } from '../../formats/swizzle.ts'
-import { type Dims, defineKernel, f32, i32, inout, input } from '../../tensor/kernel.ts'
+import { type Dims, defineKernel, f32, i32, inout, input, optional } from '../../tensor/kernel.ts'
 import { decodeE2m1 } from '../gemm/decode.ts'
 import { expandedProduct } from '../gemm/gemm.cuda.ts'
+import { packedOf } from '../pack/pack.ts'
 
 const { fround } = Math
 
@@ -18,7 +19,8 @@ const { fround } = Math
  * and number of threads. Codes are packed two to a byte, the even element in the low nibble; scales are E4M3.
  *
  * An amax is [amax, flag] of the tensor; with `a_per_row` (`b_per_row`) 1 it is one amax per row of the operand. A bound is the largest
- * element times the largest block scale: 2688, or 1536 under four-over-six.
+ * element times the largest block scale: 2688, or 1536 under four-over-six. `b_packed` is what pack.ts makes of b, where a caller has it: to be read
+ * instead of the codes or not, with the same result.
  */
 export const gemmNvfp4 = defineKernel({
   name: 'gemm_nvfp4',
@@ -30,6 +32,7 @@ export const gemmNvfp4 = defineKernel({
     b_codes: input('u8', 'n', '8*blocks'),
     b_scales: input('u8', 'n', 'blocks'),
     b_amax: input('f32', 'b_amaxes'),
+    b_packed: optional(input('u8', 'panels', 'blocks', 'columns', 20)),
     a_bound: f32,
     b_bound: f32,
     a_per_row: i32,
@@ -79,6 +82,20 @@ export const gemmNvfp4 = defineKernel({
       },
       inputs,
     })),
+    ...(
+      [
+        [1, 40, 3, 32],
+        [33, 65, 6, 32],
+        [70, 130, 70, 32],
+        [70, 130, 9, 8],
+      ] as const
+    ).map(([m, n, blocks, columns], i) => ({
+      name: `packed by ${columns}: ${m} x ${n} x ${blocks}`,
+      dims: { m, n, blocks, columns, panels: Math.ceil(n / columns), a_amaxes: 2, b_amaxes: 2 },
+      scalars: { a_bound: 2688, b_bound: 2688, a_per_row: 0, b_per_row: 0, accumulate: i % 2 },
+      with: ['b_packed' as const],
+      inputs: packedInputs,
+    })),
     {
       dims: { m: 2048, n: 1024, blocks: 64, a_amaxes: 2, b_amaxes: 2 },
       scalars: { a_bound: 2688, b_bound: 2688, a_per_row: 0, b_per_row: 0, accumulate: 0 },
@@ -110,4 +127,10 @@ function inputs({ m, n, blocks, a_amaxes, b_amaxes }: Dims) {
     a_amax: Float32Array.from({ length: a_amaxes! }, (_, i) => 3.3 + i / 7),
     b_amax: Float32Array.from({ length: b_amaxes! }, (_, i) => 0.21 + i / 9),
   }
+}
+
+function packedInputs(dims: Dims) {
+  const given = inputs(dims)
+  const b_codes = Uint8Array.from({ length: dims.n! * dims.blocks! * 8 }, (_, i) => i * 89 + (i >> 3))
+  return { ...given, b_codes, b_packed: packedOf('nvfp4', b_codes, given.b_scales, dims) }
 }

@@ -4,7 +4,7 @@
 //   acc   = sum over blocks i, in order, of a_scale_i * b_scale_i * dot_i         each term exact in FP32, each addition rounded
 //   c     = factor * (acc / 4)
 //
-// Both operands are unpacked into panels of whole blocks. A word of 4 bytes gives two quads: its 4 low nibbles, then its 4 high ones; the order
+// Both operands are unpacked into panels of whole blocks, B perhaps before (pack.ts). A word of 4 bytes gives two quads: its 4 low nibbles, then its 4 high ones; the order
 // within a block is the same in both operands and otherwise free. The tile for each instruction level is in a header of its own.
 #pragma once
 #include "gemm.h"
@@ -192,13 +192,19 @@ template <class Format, class Element> struct Fp4Task {
   }
 };
 
-// c (+)= factor * a sum over blocks.
+// Panels of pack.ts if the tiles can read them, else null.
+inline const char* packed_for_tiles(const uint8_t* packed, int64_t columns) {
+  return fp4_panels_are_packed && columns == fp4_columns ? reinterpret_cast<const char*>(packed) : nullptr;
+}
+
+// c (+)= factor * a sum over blocks. `packed`: all panels of B, or null.
 template <class Format, class Element>
-static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOperand& b, const Factor<Element>& factor) {
+static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOperand& b, const Factor<Element>& factor,
+                         const char* packed) {
   const int64_t blocks = a.blocks, m = a.rows, n = b.rows, threads = thread_count();
   const int64_t b_stride = fp4_b_bytes<Format> * blocks;
-  const int64_t most = fp4_unpacked_bytes / (b_stride + 1), panels_per_step = most < 1 ? 1 : most;
   const int64_t row_panels = ceil_div(m, fp4_rows), all_panels = ceil_div(n, fp4_columns);
+  const int64_t most = packed ? all_panels : fp4_unpacked_bytes / (b_stride + 1), panels_per_step = most < 1 ? 1 : most;
   int64_t height = ceil_div(row_panels, 4 * threads);
   height = height < 2 ? 2 : (height > 16 ? 16 : height);
   // As many tasks for one thread as for another.
@@ -210,11 +216,12 @@ static void multiply_fp4(const Output& c, const CodedOperand& a, const CodedOper
     unpack_b<Format>(b, first, columns, to);
   };
   // Where one task has all rows, no other reads the panels of B that it does: it unpacks them itself.
-  const bool few = tall == 1;
+  const bool few = tall == 1 && !packed;
   for (int64_t left = 0; left < all_panels; left += panels_per_step) {
     const int64_t panels = all_panels - left < panels_per_step ? all_panels - left : panels_per_step;
-    char* b_panels = few ? nullptr : static_cast<char*>(scratch(0, b_stride * panels));
-    if (!few) parallel_for(panels, [&](int64_t q) { unpack(left + q, b_panels + q * b_stride); });
+    char* unpacked = few || packed ? nullptr : static_cast<char*>(scratch(0, b_stride * panels));
+    if (unpacked) parallel_for(panels, [&](int64_t q) { unpack(left + q, unpacked + q * b_stride); });
+    const char* b_panels = packed ? packed + left * b_stride : unpacked;
     const int64_t wanted = ceil_div(4 * threads, tall), across = wanted < panels ? wanted : panels;
     parallel_for(tall * across, [&](int64_t task) {
       const int64_t top = task / across * height, part = task % across;

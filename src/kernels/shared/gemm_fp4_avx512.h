@@ -5,6 +5,8 @@
 #pragma once
 
 constexpr int fp4_rows = 7, fp4_columns = 32;
+// Whether panels of B are those of pack.ts.
+constexpr bool fp4_panels_are_packed = true;
 
 // Panel A, per block: quads[2 * words][rows], starts[rows], scales[rows]. Panel B, per block: quads[2 * words][columns], scales[columns].
 template <class Format> constexpr int64_t fp4_a_bytes = (2 * Format::words + 2) * fp4_rows * 4;

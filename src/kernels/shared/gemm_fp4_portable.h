@@ -2,6 +2,8 @@
 #pragma once
 
 constexpr int fp4_rows = 4, fp4_columns = 8;
+// Whether panels of B are those of pack.ts.
+constexpr bool fp4_panels_are_packed = false;
 
 // Panel A, per block: elements[8 * words][rows], scales[rows]. Panel B, per block: elements[8 * words][columns], scales[columns].
 template <class Format> constexpr int64_t fp4_a_bytes = (8 * Format::words + 1) * fp4_rows * 4;
