@@ -214,6 +214,27 @@ describe('model', () => {
     assert.ok(norm(gradientOf(model).map((g, i) => g - 2 * once[i]!)) < 1e-5 * norm(once))
   })
 
+  it('overwrites gradients of products in the first micro-batch of a step, all of their elements', () => {
+    const [sequence, rows] = [16, 32]
+    const batch = makeBatch(cpu, randomTokens(rows, config.vocab), sequence)
+    // In nvfp4-plain the projection of Mamba-2 has rows of zeros after its own.
+    for (const [recipe, activations, recompute] of [
+      ['bf16', 'bf16', 'none'],
+      ['nvfp4-plain', 'f32', 'none'],
+      ['nvfp4-plain', 'bf16', 'block'],
+    ] as const) {
+      const shape = { ...config, mamba_heads: 6, mamba_head_dim: 8, state: 7, activations, recompute }
+      const [fresh, stale] = [build(cpu, recipe, shape, sequence, rows), build(cpu, recipe, shape, sequence, rows)]
+      const overwritten = stale.parameters.all.filter(parameter => parameter.overwritten)
+      assert.equal(overwritten.length, stale.linears.length + 1)
+      for (const { gradient } of overwritten) gradient.write(new Float32Array(gradient.size).fill(7))
+      for (const microBatch of [0, 1]) {
+        for (const model of [fresh, stale]) model.loss(batch, microBatch)
+        assert.deepEqual(gradientOf(stale), gradientOf(fresh), `${recipe}, micro-batch ${microBatch}`)
+      }
+    }
+  })
+
   it('computes the same step whether or not it was evaluated before', () => {
     const [sequence, rows] = [16, 32]
     const batch = makeBatch(cpu, randomTokens(rows, config.vocab), sequence)

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { it } from 'node:test'
 import { referenceBackend } from '../src/backends/reference.ts'
-import { adamw } from '../src/kernels/adamw/adamw.ts'
+import { adamw, adamwFlags } from '../src/kernels/adamw/adamw.ts'
 import { gradientStatistics } from '../src/kernels/gradient_statistics/gradient_statistics.ts'
 import { optimizerControl } from '../src/kernels/optimizer_control/optimizer_control.ts'
 import { type DType, dtypes } from '../src/tensor/dtype.ts'
@@ -21,7 +21,7 @@ it('three steps of statistics, control and AdamW follow the formulas in FP64', (
   const m = tensor('f32', n).zero()
   const v = tensor('f32', n).zero()
   const g = tensor('f32', n)
-  const decay = tensor('u8', 2).write(Uint8Array.of(1, 0))
+  const flags = tensor('u8', 2).write(Uint8Array.of(adamwFlags.decays, adamwFlags.cleared))
   const ends = tensor('u32', 2).write(Uint32Array.of(1, 2))
   const statistics = tensor('f32', 2, 4)
   const schedule = tensor('f32', 2)
@@ -36,7 +36,7 @@ it('three steps of statistics, control and AdamW follow the formulas in FP64', (
     backend.run(gradientStatistics, { statistics, g, ends })
     backend.run(optimizerControl, { control, statistics, schedule, beta1: 0.9, beta2: 0.95, clip: 1 })
     const betas = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
-    backend.run(adamw, { w, m, v, g, decay, control, ...betas, clear: 1 })
+    backend.run(adamw, { w, m, v, g, flags, control, ...betas })
 
     const norm = Math.sqrt(gradient.reduce((sum, x) => sum + x * x, 0))
     near(control.floats()[4]!, norm)
@@ -49,14 +49,14 @@ it('three steps of statistics, control and AdamW follow the formulas in FP64', (
       state.value -= rate * (update + (i < 16 ? 0.1 * state.value : 0))
       near(w.floats()[i]!, state.value, 1e-4)
     }
-    assert.deepEqual(g.floats(), new Float32Array(n))
+    assert.deepEqual(g.floats(), gradient.fill(0, 16))
   }
 
   const before = w.floats()
   g.write(Float32Array.from({ length: n }, (_, i) => (i === 20 ? Number.NaN : 1)))
   backend.run(gradientStatistics, { statistics, g, ends })
   backend.run(optimizerControl, { control, statistics, schedule, beta1: 0.9, beta2: 0.95, clip: 1 })
-  backend.run(adamw, { w, m, v, g, decay, control, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clear: 1 })
+  backend.run(adamw, { w, m, v, g, flags, control, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 })
   assert.deepEqual(Array.from(statistics.floats().subarray(4)), [15, 1, 1, 16])
   assert.equal(control.floats()[5], 0)
   assert.deepEqual(w.floats(), before, 'a gradient that is not finite changes nothing')

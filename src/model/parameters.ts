@@ -41,7 +41,7 @@ export function parameterSpecs(config: ModelConfig): { blocks: BlockSpec[]; all:
       table('backbone.embeddings.weight'),
       ...blocks.flatMap(({ parameters }) => parameters),
       norm('backbone.norm_f.weight'),
-      table('lm_head.weight'),
+      { ...table('lm_head.weight'), linear: true },
     ],
   }
 }
@@ -67,6 +67,8 @@ export const linearShapes = ({ blocks }: { blocks: readonly BlockSpec[] }): Line
 export interface ModelParameter extends Parameter {
   readonly offset: number
   readonly decay: boolean
+  /** Whether the first micro-batch of a step overwrites the gradient; else all add to it, and it is zero before. */
+  readonly overwritten: boolean
   /** `value` and `gradient` with rows of zeros after their own where a linear layer may be padded. */
   readonly padded: LinearMemory
 }
@@ -99,7 +101,7 @@ export class Parameters {
     this.value = persistentTensor(backend, 'f32', [size])
     this.gradient = persistentTensor(backend, 'f32', [size])
     this.all = specs.map((spec, i) => {
-      const { name, shape, initialise, decay } = spec
+      const { name, shape, initialise, decay, linear: overwritten = false } = spec
       const offset = offsets[i]!
       const stored = storedShape(spec)
       const padded = { value: this.value.part(offset, stored), gradient: this.gradient.part(offset, stored) }
@@ -109,7 +111,7 @@ export class Parameters {
         initialise(streamOf(seed, name), initial)
         value.write(initial)
       }
-      return { name, shape, offset, decay, value, gradient: this.gradient.part(offset, shape), padded }
+      return { name, shape, offset, decay, overwritten, value, gradient: this.gradient.part(offset, shape), padded }
     })
     this.#byName = new Map(this.all.map(parameter => [parameter.name, parameter]))
   }

@@ -24,6 +24,8 @@ export interface HeadLossOptions {
   readonly loss: Tensor
   /** f32[rows]: receives the loss of every row, 0 where the target is ignored. */
   readonly losses?: Tensor
+  /** 1 (the default) adds to the gradient of w, 0 overwrites it. */
+  readonly accumulate?: 0 | 1
   /** Rows whose logits exist at one time; by default so many that they take the backend's `temporaryBytes`, at least 512: each chunk reads all of w. */
   readonly chunk?: number
 }
@@ -33,14 +35,19 @@ export interface HeadLossOptions {
  * is nothing to predict.
  *
  * Logits exist for `chunk` rows at a time. The loss ends the tape, so where it records, the gradients are computed at once: that of
- * w is added to, that of h is kept until the tape goes backwards.
+ * w is written, that of h is kept until the tape goes backwards.
  */
 export function headLoss(tape: Tape, h: Var, head: Head, targets: Tensor, options: HeadLossOptions): void {
   const { backend } = tape
   const { weight } = head
   const [rows, cols] = h.value.shape as [number, number]
   const vocab = weight.shape[0]!
-  const { scale, loss, chunk = Math.max(512, Math.floor(backend.temporaryBytes / 256 / vocab) * 64) } = options
+  const {
+    scale,
+    loss,
+    accumulate = 1,
+    chunk = Math.max(512, Math.floor(backend.temporaryBytes / 256 / vocab) * 64),
+  } = options
   if (tape.recording && !scale)
     throw new TypeError('headLoss: scale must be f32[1] where gradients are wanted, got nothing')
   const round = head.round ? 1 : 0
@@ -68,7 +75,7 @@ export function headLoss(tape: Tape, h: Var, head: Head, targets: Tensor, option
       if (!dh) return
       const slopes = rounded ?? logits
       backend.run(gemmNn, { c: dh.part(start * cols, [n, cols]), a: slopes, b: w, accumulate: 0, round })
-      backend.run(gemmTn, { c: weight.gradient, a: slopes, b: a, accumulate: 1, round })
+      backend.run(gemmTn, { c: weight.gradient, a: slopes, b: a, accumulate: start > 0 ? 1 : accumulate, round })
     })
   backend.run(lossSum, { loss, losses, targets })
   if (!dh) return

@@ -60,7 +60,7 @@ export class Var {
 }
 
 /**
- * A trained tensor. `value`, `gradient` are FP32 views into flat buffers that outlive steps; gradients are added to over the
+ * A trained tensor. `value`, `gradient` are FP32 views into flat buffers that outlive steps; gradients are added up over the
  * micro-batches of a step.
  */
 export interface Parameter {

@@ -1,5 +1,5 @@
 import type { RunConfig } from '../config/schema.ts'
-import { adamw } from '../kernels/adamw/adamw.ts'
+import { adamw, adamwFlags } from '../kernels/adamw/adamw.ts'
 import { gradientStatistics } from '../kernels/gradient_statistics/gradient_statistics.ts'
 import { control, optimizerControl } from '../kernels/optimizer_control/optimizer_control.ts'
 import type { Parameters } from '../model/parameters.ts'
@@ -26,7 +26,7 @@ export class Optimizer {
   readonly moments: { readonly first: Tensor; readonly second: Tensor }
   readonly #parameters: Parameters
   readonly #config: RunConfig['optimizer']
-  readonly #decay: Tensor
+  readonly #flags: Tensor
   readonly #ends: Tensor
   readonly #statistics: Tensor
   readonly #schedule: Tensor
@@ -40,10 +40,12 @@ export class Optimizer {
     this.moments = { first: persistent('f32', [size]), second: persistent('f32', [size]) }
     const { all } = parameters
     const bounds = [...all.slice(1).map(({ offset }) => offset), size]
-    const decay = new Uint8Array(size / 16)
-    for (const [i, parameter] of all.entries())
-      if (parameter.decay) decay.fill(1, parameter.offset / 16, bounds[i]! / 16)
-    this.#decay = persistent('u8', [size / 16]).write(decay)
+    const flags = new Uint8Array(size / 16)
+    for (const [i, { decay, overwritten, offset }] of all.entries()) {
+      const own = (decay ? adamwFlags.decays : 0) | (overwritten ? 0 : adamwFlags.cleared)
+      flags.fill(own, offset / 16, bounds[i]! / 16)
+    }
+    this.#flags = persistent('u8', [size / 16]).write(flags)
     this.#ends = persistent('u32', [all.length]).write(Uint32Array.from(bounds, end => end / 16))
     this.#statistics = persistent('f32', [all.length, 4])
     this.#schedule = persistent('f32', [2])
@@ -56,7 +58,7 @@ export class Optimizer {
   }
 
   /**
-   * One update; sets the gradients to zero. Nothing moves if a gradient is not finite or zero throughout.
+   * One update; sets the gradients to zero that micro-batches only add to. Nothing moves if a gradient is not finite or zero throughout.
    * @param operands f32[n, 2], amaxes of what was quantised: nothing moves if a value was not finite.
    */
   update(operands?: Tensor): void {
@@ -78,13 +80,12 @@ export class Optimizer {
       m: this.moments.first,
       v: this.moments.second,
       g: gradient,
-      decay: this.#decay,
+      flags: this.#flags,
       control: this.#control,
       beta1,
       beta2,
       eps,
       weight_decay,
-      clear: 1,
     })
   }
 

@@ -1,7 +1,10 @@
-// adamw.ts: one pass over memory, in runs of elements that share the flag of weight decay.
+// adamw.ts: one pass over memory, in runs of elements that share their flags.
 #include "cpu.h"
 
 namespace {
+
+// adamwFlags of adamw.ts.
+constexpr int decays = 1, cleared = 2;
 
 struct Step {
   float rate, inverse1, inverse2, factor, beta1, beta2, eps;
@@ -26,10 +29,10 @@ static void run_adamw(const adamw_args& a) {
   const Step step{a.control[0], 1.0f / a.control[1], 1.0f / a.control[2], a.control[3], a.beta1, a.beta2, a.eps};
   parallel_rows(a.n / 16, 1024, [&](int64_t begin, int64_t end) {
     for (int64_t from = begin, to; from < end; from = to) {
-      for (to = from + 1; to < end && (a.decay[to] != 0) == (a.decay[from] != 0);) to++;
+      for (to = from + 1; to < end && a.flags[to] == a.flags[from];) to++;
       const int64_t at = from * 16, n = (to - from) * 16;
-      update(a.w + at, a.m + at, a.v + at, a.g + at, n, a.decay[from] ? a.weight_decay : 0.0f, step);
-      if (a.clear) memset(a.g + at, 0, (size_t)n * 4);
+      update(a.w + at, a.m + at, a.v + at, a.g + at, n, a.flags[from] & decays ? a.weight_decay : 0.0f, step);
+      if (a.flags[from] & cleared) memset(a.g + at, 0, (size_t)n * 4);
     }
   });
 }

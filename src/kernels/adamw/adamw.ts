@@ -1,12 +1,16 @@
-import { defineKernel, f32, i32, inout, input } from '../../tensor/kernel.ts'
+import { defineKernel, f32, inout, input } from '../../tensor/kernel.ts'
 
 const r = Math.fround
+
+/** What happens to the elements 16 i .. 16 i + 15: bits of flags[i]. */
+export const adamwFlags = { decays: 1, cleared: 2 }
+
 const withControl =
   (rate: number, t: number, factor: number, finite: number) =>
   ({ n }: Record<string, number>) => ({
     control: Float32Array.of(rate, 1 - 0.9 ** t, 1 - 0.95 ** t, factor, 1, finite, 0, 0),
     v: Float32Array.from({ length: n! }, (_, i) => (i % 5) * 1e-3),
-    decay: Uint8Array.from({ length: n! / 16 }, (_, i) => (i + 1) % 2),
+    flags: Uint8Array.from({ length: n! / 16 }, (_, i) => (i + 1) % 4),
   })
 const scalars = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
 
@@ -16,8 +20,8 @@ const scalars = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
  *   g' = clip factor * g          m = beta1 m + (1 - beta1) g'          v = beta2 v + (1 - beta2) g'^2
  *   w -= learning rate * (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay * w)
  *
- * Weight decay is left out where decay[i / 16] is 0. `clear` 1 sets g to zero in the same pass. Nothing at all happens where control
- * says that gradients are not finite. FP32, rounded after every operation: the result is the same to the bit everywhere.
+ * Weight decay is left out where flags[i / 16] lacks `decays`; where it has `cleared`, g is set to zero in the same pass. Nothing at all
+ * happens where control says that gradients are not finite. FP32, rounded after every operation: the result is the same to the bit everywhere.
  */
 export const adamw = defineKernel({
   name: 'adamw',
@@ -26,15 +30,14 @@ export const adamw = defineKernel({
     m: inout('f32', 'n'),
     v: inout('f32', 'n'),
     g: inout('f32', 'n'),
-    decay: input('u8', 'n/16'),
+    flags: input('u8', 'n/16'),
     control: input('f32', 8),
     beta1: f32,
     beta2: f32,
     eps: f32,
     weight_decay: f32,
-    clear: i32,
   },
-  reference({ w, m, v, g, decay, control, beta1, beta2, eps, weight_decay, clear }, { n }) {
+  reference({ w, m, v, g, flags, control, beta1, beta2, eps, weight_decay }, { n }) {
     if (control[5] === 0) return
     const rate = control[0]!
     const inverse1 = r(1 / control[1]!)
@@ -46,16 +49,16 @@ export const adamw = defineKernel({
       m[i] = r(b1 * m[i]!) + r(r(1 - b1) * x)
       v[i] = r(b2 * v[i]!) + r(r(r(1 - b2) * x) * x)
       const step = r(r(m[i]! * inverse1) / r(r(Math.sqrt(r(v[i]! * inverse2))) + r(eps)))
-      const shrink = decay[i >> 4] ? r(r(weight_decay) * w[i]!) : 0
+      const shrink = flags[i >> 4]! & adamwFlags.decays ? r(r(weight_decay) * w[i]!) : 0
       w[i] = w[i]! - r(rate * r(step + shrink))
-      if (clear) g[i] = 0
+      if (flags[i >> 4]! & adamwFlags.cleared) g[i] = 0
     }
   },
   cases: [
-    { dims: { n: 16 }, scalars: { ...scalars, clear: 0 }, inputs: withControl(1e-3, 1, 1, 1) },
-    { dims: { n: 16 * 1301 }, scalars: { ...scalars, clear: 1 }, inputs: withControl(1e-3, 10, 0.25, 1) },
-    { name: 'not finite', dims: { n: 48 }, scalars: { ...scalars, clear: 1 }, inputs: withControl(1e-3, 1, 1, 0) },
-    { dims: { n: 2 ** 22 }, scalars: { ...scalars, clear: 1 }, inputs: withControl(1e-3, 10, 0.25, 1), bench: true },
+    { dims: { n: 16 }, scalars, inputs: withControl(1e-3, 1, 1, 1) },
+    { dims: { n: 16 * 1301 }, scalars, inputs: withControl(1e-3, 10, 0.25, 1) },
+    { name: 'not finite', dims: { n: 48 }, scalars, inputs: withControl(1e-3, 1, 1, 0) },
+    { dims: { n: 2 ** 22 }, scalars, inputs: withControl(1e-3, 10, 0.25, 1), bench: true },
   ],
   tolerance: 0,
 })

@@ -13,7 +13,7 @@ export interface ParameterSpec {
   readonly initialise: Initialiser
   /** Whether weight decay applies. */
   readonly decay: boolean
-  /** The weight of a linear layer, which the recipe rules. */
+  /** The weight of a linear layer: the first micro-batch of a step overwrites its gradient. In a block, the recipe rules it. */
   readonly linear?: true
   /**
    * Whether the layer may have more outputs than the weight has rows, so that their number suits the recipe's blocks: zero columns that
