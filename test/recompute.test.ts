@@ -60,7 +60,7 @@ describe('recomputation of blocks', () => {
     const total = ({ inputsPerToken, othersPerToken }: typeof none) => inputsPerToken + othersPerToken
     assert.ok(total(block) < 0.25 * total(none), `${total(block)} of ${total(none)} bytes a token`)
     assert.equal(block.copies, 0, 'weights are rounded in each product')
-    const changed = { inputsPerToken: 0, inputsPerTokenBf16: 0, othersPerToken: 0, copies: 0 }
+    const changed = { inputsPerToken: 0, inputsPerTokenBf16: 0, othersPerToken: 0, copies: 0, panels: 0 }
     assert.deepEqual({ ...block, ...changed }, { ...none, ...changed })
   })
 })

@@ -186,7 +186,8 @@ export class Model {
   }
 
   /**
-   * Forward and backward pass of one micro-batch: adds to all gradients and to `lossSum`.
+   * Forward and backward pass of one micro-batch: adds to all gradients and to `lossSum`, but overwrites those gradients that parameters say
+   * where it is the first.
    * @param microBatch its index within the step.
    */
   loss(batch: Batch, microBatch: number): void {
@@ -195,7 +196,11 @@ export class Model {
     try {
       this.tape.scope(() => {
         const h = this.#hidden(batch.tokens, batch.starts, this.#options.sequence)
-        headLoss(this.tape, h, this.#head(this.recipe), batch.targets, { scale: this.#scale, loss: this.lossSum })
+        headLoss(this.tape, h, this.#head(this.recipe), batch.targets, {
+          scale: this.#scale,
+          loss: this.lossSum,
+          accumulate: microBatch > 0 ? 1 : 0,
+        })
         this.tape.differentiate()
       })
     } finally {

@@ -1,6 +1,5 @@
 import { crossEntropy, lossSum } from '../kernels/cross_entropy/cross_entropy.ts'
 import { gemmNn, gemmNt, gemmTn } from '../kernels/gemm/gemm.ts'
-import type { DType } from '../tensor/dtype.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { passGradient } from './add.ts'
 import { castTo } from './image.ts'
@@ -53,8 +52,7 @@ export function headLoss(tape: Tape, h: Var, head: Head, targets: Tensor, option
   const round = head.round ? 1 : 0
   // Operands that are wanted in BF16 are rounded once, not in each product, where that is the dtype of activations anyway.
   const halves = head.round && tape.activations === 'bf16'
-  const allocate = (dtype: DType, shape: readonly number[]): Tensor => tape.allocate(dtype, shape)
-  const w = halves ? castTo(backend, allocate, operandOf(tape, head), 'bf16') : weight.value
+  const w = halves ? castTo(backend, tape.allocate, operandOf(tape, head), 'bf16') : weight.value
   const losses = options.losses ?? tape.allocate('f32', [rows])
   const dh = tape.recording ? tape.allocate('act', h.value.shape) : undefined
   for (let start = 0; start < rows; start += chunk)

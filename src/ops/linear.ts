@@ -59,7 +59,7 @@ export interface LinearState {
   readonly random: Tensor
   /** u32[4] each: sign vectors of rotations that are not drawn anew. */
   readonly signs: { readonly fixed: Tensor; readonly none: Tensor }
-  /** Index of the micro-batch within its step, part of every random stream but those of weights. */
+  /** Index of the micro-batch within its step, part of every random stream but those of weights. The first overwrites gradients of weights. */
   microBatch: number
   /** Whether weights that enter products in BF16 keep their rounding, 2 bytes a weight; absent: no. */
   readonly keepsCopies?: boolean
@@ -163,6 +163,11 @@ export class Linear {
     return this.#padded.gradient
   }
 
+  /** Whether this micro-batch adds to the gradient that earlier ones of its step left. */
+  get accumulate(): 0 | 1 {
+    return this.#options.state.microBatch > 0 ? 1 : 0
+  }
+
   #pad(): LinearMemory {
     const { memory, weight } = this.#options
     const [rows, inputs] = weight.shape as [number, number]
@@ -228,7 +233,7 @@ export class Linear {
 
   /** The values of the weight's forward image in FP32, [outputs, inputs]. */
   forwardValues(tape: Tape): Tensor {
-    return dequantizeImage(tape.backend, allocator(tape), this.forwardImages(tape).row, 'f32')
+    return dequantizeImage(tape.backend, tape.allocate, this.forwardImages(tape).row, 'f32')
   }
 
   /** The weight along the outputs as dgrad quantises it for itself. */
@@ -245,16 +250,11 @@ export class Linear {
     const made: T[] = []
     store.rewind()
     tape.scope(() => {
-      made.push(make(castTo(tape.backend, allocator(tape), this.value, 'bf16'), store.allocate))
+      made.push(make(castTo(tape.backend, tape.allocate, this.value, 'bf16'), store.allocate))
     })
     return made[0]!
   }
 }
-
-const allocator =
-  (tape: Tape): Allocate =>
-  (dtype, shape) =>
-    tape.allocate(dtype, shape)
 
 function forwardPair({ backend }: Tape, allocate: Allocate, values: Tensor, request: ImageRequest): Pair {
   const both = request.spec.square && !request.hadamard
@@ -298,7 +298,7 @@ interface Kept {
 function inputOf(tape: Tape, layer: Linear, x: Var): { forward(): Source; keep(): Kept } {
   const { backend } = tape
   const { fprop, wgrad, forward } = layer.recipe
-  const allocate = allocator(tape)
+  const allocate = tape.allocate
   let made: Pair | undefined
   /** The rotated image along the tokens, if it was made with the other. */
   let alongTokens: Image | undefined
@@ -353,8 +353,7 @@ function inputOf(tape: Tape, layer: Linear, x: Var): { forward(): Source; keep()
 
 /** dy as dgrad reads it, along the outputs, and as wgrad does, along the tokens. Memory is of the scope at the time of the call. */
 function gradientOf(tape: Tape, layer: Linear, dy: Var): { dgrad(): Source; wgrad(): Source } {
-  const { backend } = tape
-  const allocate = allocator(tape)
+  const { backend, allocate } = tape
   const { dgrad, wgrad } = layer.recipe
   const row = isQuantized(dgrad.a) ? layer.request('dyRows', dgrad.a, 'dgrad') : undefined
   const column = isQuantized(wgrad.a) ? layer.request('dyColumns', wgrad.a, 'wgrad') : undefined
@@ -375,8 +374,7 @@ function gradientOf(tape: Tape, layer: Linear, dy: Var): { dgrad(): Source; wgra
 
 /** y [tokens, outputs] = x [tokens, inputs] · wᵀ. Gradients of padded outputs are ignored, whatever they hold. */
 export function linear(tape: Tape, layer: Linear, x: Var): Var {
-  const { backend } = tape
-  const allocate = allocator(tape)
+  const { backend, allocate } = tape
   return tape.scope(() => {
     const y = new Var(tape.allocate('act', [x.shape[0]!, layer.outputs]))
     const input = inputOf(tape, layer, x)
@@ -391,7 +389,7 @@ export function linear(tape: Tape, layer: Linear, x: Var): Var {
         const { tensor: dx, accumulate } = tape.gradientOf(x)
         multiply(backend, allocate, dx, gradient.dgrad(), backwardWeight(tape, layer), accumulate)
       })
-      tape.scope(() => multiply(backend, allocate, layer.gradient, gradient.wgrad(), kept.source(), 1))
+      tape.scope(() => multiply(backend, allocate, layer.gradient, gradient.wgrad(), kept.source(), layer.accumulate))
     })
     return y
   })

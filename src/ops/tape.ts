@@ -94,9 +94,8 @@ export class Tape {
   }
 
   /** Memory that dies at the end of the innermost scope unless something else holds it. Contents are undefined. */
-  allocate(dtype: DType | 'act', shape: readonly number[]): Tensor {
-    return this.#allocateIn(this.#scopes.at(-1), dtype, shape)
-  }
+  readonly allocate = (dtype: DType | 'act', shape: readonly number[]): Tensor =>
+    this.#allocateIn(this.#scopes.at(-1), dtype, shape)
 
   /** A Var of activations whose value is made by `write` when it is asked for, in memory of what is now the innermost scope. */
   defer(shape: readonly number[], write: (value: Tensor) => void, mapped: () => Mapped): Var {
