@@ -9,8 +9,8 @@ import { compileOptions, type Nvrtc, type Source } from './nvrtc.ts'
 
 /** The .cu files, compiled when a kernel of theirs first runs and kept as loaded modules. */
 
-/** `EXPORT_CUDA(name)`, `EXPORT_CUDA_ACT(name)` and the same with `_ENTRY(name, entry, threads)` (src/kernels/shared/cuda.h). */
-const exported = /^EXPORT_CUDA(?:_ACT)?(?:\(\s*(\w+)\s*\)|_ENTRY\(\s*(\w+)\s*,\s*(\w+)\s*,)/gm
+/** `EXPORT_CUDA(name)` and its kin, also with `_ENTRY(name, entry, threads)` (src/kernels/shared/cuda.h). */
+const exported = /^EXPORT_CUDA(?:_ACT|_F32|_BF16)?(?:\(\s*(\w+)\s*\)|_ENTRY\(\s*(\w+)\s*,\s*(\w+)\s*,)/gm
 
 const entryName = (kernel: string, entry: string): string => (entry ? `${kernel}_${entry}` : kernel)
 

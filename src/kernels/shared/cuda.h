@@ -103,6 +103,16 @@ template <class Out, class F, class... In> __device__ void map_elements(int64_t 
     name##_##entry(a, workspace);                                                                                                   \
   })
 
+// An entry point for one dtype of activations.
+#define EXPORT_CUDA_F32_ENTRY(name, entry, ...)                                                                                  \
+  FOR_F32(extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_f32_##entry(name##_args<float> a, void* workspace) {  \
+    name##_##entry(a, workspace);                                                                                                \
+  })
+#define EXPORT_CUDA_BF16_ENTRY(name, entry, ...)                                                                                 \
+  FOR_BF16(extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_bf16_##entry(name##_args<bf16> a, void* workspace) { \
+    name##_##entry(a, workspace);                                                                                                \
+  })
+
 // The same of a kernel without `act` arguments: `__device__ void run_<name>_<entry>(const <name>_args&, void*)`.
 #define EXPORT_CUDA_ENTRY(name, entry, threads)                                                                \
   extern "C" __global__ void __launch_bounds__(threads) name##_##entry(name##_args a, void* workspace) {       \

@@ -2,16 +2,16 @@
 #include "ssd_cuda.h"
 
 template <class Act> __device__ void ssd_decays(const ssd_args<Act>& a, void* workspace) { compute_decays(a, workspace, false); }
-EXPORT_CUDA_ACT_ENTRY(ssd, decays, 128)
+EXPORT_CUDA_F32_ENTRY(ssd, decays, 128)
 
 template <class Act> __device__ void ssd_scores(const ssd_args<Act>& a, void* workspace) { compute_scores(a, workspace, false); }
-EXPORT_CUDA_ACT_ENTRY(ssd, scores, 128)
+EXPORT_CUDA_F32_ENTRY(ssd, scores, 128)
 
 template <class Act> __device__ void ssd_states(const ssd_args<Act>& a, void* workspace) { compute_states(a, workspace, false); }
-EXPORT_CUDA_ACT_ENTRY(ssd, states, 128)
+EXPORT_CUDA_F32_ENTRY(ssd, states, 128)
 
 template <class Act> __device__ void ssd_pass(const ssd_args<Act>& a, void* workspace) { pass_states(a, workspace, false); }
-EXPORT_CUDA_ACT_ENTRY(ssd, pass, 256)
+EXPORT_CUDA_F32_ENTRY(ssd, pass, 256)
 
 // Blocks: chunk, head, block of the chunk and of the head.
 template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* workspace) {
@@ -64,4 +64,4 @@ template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* work
     if (r < count && p + c < s.head_dim) store_rounded(to + r * a.inner + c, fmaf(skip, load(memory.first.at(r, c)), y.v[i][j]));
   });
 }
-EXPORT_CUDA_ACT_ENTRY(ssd, scan, 128)
+EXPORT_CUDA_F32_ENTRY(ssd, scan, 128)

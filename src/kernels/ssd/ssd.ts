@@ -1,4 +1,4 @@
-import type { CudaKernel } from '../../tensor/cuda.ts'
+import type { CudaKernel, Launch } from '../../tensor/cuda.ts'
 import { type Dims, defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
 import { documentStarts } from '../shared/documents.ts'
 import { TILE, TILE_THREADS, tileBytes, tiles } from '../shared/tiles.ts'
@@ -164,9 +164,94 @@ export const ssdBackward = defineKernel({
   cuda: cuda(true),
 })
 
-/** Launches of ssd.cu and ssd_backward.cu; ssd_cuda.h says what each does and how the workspace is laid out. */
+/** By dtype of activations. */
 function cuda(backward: boolean): CudaKernel {
-  const sizesOf = ({ rows, heads, inner }: Dims, scalars: Readonly<Record<string, number>>) => {
+  const by = { f32: cudaF32(backward), bf16: cudaBf16(backward) }
+  return {
+    // With BF16, factors, weights and states are rounded where they enter a product, as what goes in and comes out is.
+    tolerance: { f32: backward ? 2e-5 : 1e-5, bf16: 2e-3 },
+    workspace: (dims, scalars, call) => by[call.act].workspace(dims, scalars),
+    launches: (dims, scalars, call) => by[call.act].launches(dims, scalars),
+  }
+}
+
+interface Passes {
+  workspace(dims: Dims, scalars: Numbers): number
+  launches(dims: Dims, scalars: Numbers): Launch[]
+}
+
+type Numbers = Readonly<Record<string, number>>
+
+/** Launches of ssd_bf16.cu and ssd_backward_bf16.cu; ssd_bf16_cuda.h says what each does and how the workspace is laid out. */
+function cudaBf16(backward: boolean): Passes {
+  const threads = 128
+  const matrix = (rows: number, cols: number) => rows * (cols + 8) * 2
+  const sizesOf = ({ rows, heads, inner }: Dims, scalars: Numbers) => {
+    const { sequence, state, groups } = scalars as Record<'sequence' | 'state' | 'groups', number>
+    const sequences = rows! / sequence
+    const chunks = sequences * Math.ceil(sequence / CHUNK)
+    const headCols = 16 * Math.ceil(inner! / heads! / 16)
+    const stateCols = 32 * Math.ceil(state / 32)
+    return { sequences, chunks, groups, heads: heads!, headCols, stateCols, size: headCols * stateCols }
+  }
+  return {
+    workspace(dims, scalars) {
+      const { chunks, heads, groups, size } = sizesOf(dims, scalars)
+      const gradients = backward ? 2 * chunks * (heads * size + groups * CHUNK * CHUNK) + 8 * 3 * chunks * heads : 0
+      return 4 * chunks * heads * NOTES + 2 * chunks * heads * size + gradients
+    },
+    launches(dims, scalars) {
+      const { sequences, chunks, groups, heads, headCols, stateCols, size } = sizesOf(dims, scalars)
+      const notes = 4 * NOTES
+      const group = matrix(CHUNK, stateCols)
+      const rows = matrix(CHUNK, headCols)
+      const states = matrix(headCols, stateCols)
+      const slab = Math.min(CHUNK, headCols)
+      const decays = { entry: 'chunk_decays', grid: [chunks, Math.ceil(heads / 4)], block: threads } as const
+      const passing = {
+        grid: [(stateCols / 32) * Math.ceil(headCols / CHUNK), heads, (backward ? 2 : 1) * sequences],
+        block: 2 * slab,
+        shared: 3 * (matrix(CHUNK, slab) + matrix(CHUNK, 32) + notes),
+      } as const
+      if (!backward)
+        return [
+          decays,
+          { entry: 'entering_states', ...passing },
+          {
+            entry: 'chunk_outputs',
+            grid: [chunks, groups],
+            block: threads,
+            shared: 2 * (group + rows + states + notes),
+          },
+        ]
+      return [
+        decays,
+        { entry: 'chunk_states', ...passing },
+        {
+          entry: 'chunk_inputs',
+          grid: [chunks, groups],
+          block: threads,
+          shared: 2 * group + (size > 4096 ? 1 : 2) * (2 * (rows + states) + notes),
+        },
+        {
+          entry: 'chunk_projections',
+          grid: [chunks, groups, 2 * Math.ceil(stateCols / CHUNK)],
+          block: threads,
+          shared: 2 * (matrix(CHUNK, CHUNK) + rows + matrix(headCols, CHUNK) + notes),
+        },
+        { entry: 'chunk_parameters', grid: heads, block: 32 },
+      ]
+    },
+  }
+}
+
+/** Rows of a chunk with BF16 activations, and values kept of them for each head. */
+const CHUNK = 64
+const NOTES = 4 * CHUNK
+
+/** Launches of ssd.cu and ssd_backward.cu; ssd_cuda.h says what each does and how the workspace is laid out. */
+function cudaF32(backward: boolean): Passes {
+  const sizesOf = ({ rows, heads, inner }: Dims, scalars: Numbers) => {
     const { sequence, state, groups } = scalars as Record<'sequence' | 'state' | 'groups', number>
     const chunk = Math.min(scalars.chunk!, sequence)
     const headDim = inner! / heads!
@@ -183,10 +268,10 @@ function cuda(backward: boolean): CudaKernel {
       const parts = backward ? 8 * 3 * chunks * heads + 4 * perRow * (1 + blocks.state + 3 * blocks.head) : 0
       return 4 * (3 * perRow + images) + parts
     },
-    launches(dims, scalars, { act }) {
+    launches(dims, scalars) {
       const { sequences, elements, groups, heads, chunks, blocks, triangle } = sizesOf(dims, scalars)
       const block = TILE_THREADS
-      const shared = 2 * tileBytes(act, TILE) + tileBytes(act, TILE, backward ? 3 : 2)
+      const shared = 3 * tileBytes('f32', TILE)
       const perState = { grid: [Math.ceil(elements / 256), heads, sequences], block: 256 } as const
       const sums = { grid: [chunks, heads, blocks.head * blocks.state], block, shared } as const
       const columns = { grid: [chunks, heads, blocks.chunk * blocks.head], block, shared } as const

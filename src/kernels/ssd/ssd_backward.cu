@@ -15,22 +15,22 @@
 template <class Act> __device__ void ssd_backward_decays(const ssd_backward_args<Act>& a, void* workspace) {
   compute_decays(a, workspace, true);
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, decays, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, decays, 128)
 
 template <class Act> __device__ void ssd_backward_scores(const ssd_backward_args<Act>& a, void* workspace) {
   compute_scores(a, workspace, true);
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, scores, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, scores, 128)
 
 template <class Act> __device__ void ssd_backward_states(const ssd_backward_args<Act>& a, void* workspace) {
   compute_states(a, workspace, true);
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, states, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, states, 128)
 
 template <class Act> __device__ void ssd_backward_pass(const ssd_backward_args<Act>& a, void* workspace) {
   pass_states(a, workspace, true);
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, pass, 256)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, pass, 256)
 
 template <class Act> __device__ void ssd_backward_dstates(const ssd_backward_args<Act>& a, void* workspace) {
   const Sizes s(a);
@@ -42,7 +42,7 @@ template <class Act> __device__ void ssd_backward_dstates(const ssd_backward_arg
                   a.xbc + chunk.row * a.channels + a.inner + (s.groups + s.group_of(head)) * s.state, a.channels,
                   work.state(work.dstates, chunk.index, head), [](const Decays& d, int r) { return d.enter[r]; });
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, dstates, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, dstates, 128)
 
 // Blocks: elements of a state, head, sequence.
 template <class Act> __device__ void ssd_backward_pass_back(const ssd_backward_args<Act>& a, void* workspace) {
@@ -59,7 +59,7 @@ template <class Act> __device__ void ssd_backward_pass_back(const ssd_backward_a
     leaving = fmaf(carry_of(a, work, chunk, blockIdx.y), leaving, added);
   }
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, pass_back, 256)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, pass_back, 256)
 
 // to[r] (+)= sum over the columns of body(i, j, r, c), by the lanes that share a row of the tile.
 template <class Act, class Body> __device__ void row_sums(const Tile<Act, TILE>& tile, int64_t rows, float* to, bool add, const Body& body) {
@@ -118,7 +118,7 @@ template <class Act> __device__ void ssd_backward_weights(const ssd_backward_arg
     each(weights, [&](int i, int j, int r, int c) { to[r * TILE + c] = weights.v[i][j]; });
   }
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, weights, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, weights, 128)
 
 // Blocks: chunk, group, block of rows and of the state.
 template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act>& a, void* workspace) {
@@ -165,7 +165,7 @@ template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act
   }
   write_rows(dc, a.dxbc + (chunk.row + first) * a.channels + c, a.channels, count, s.state - n, a.accumulate);
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, dc, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, dc, 128)
 
 // Blocks: chunk, group, block of rows and of the state.
 template <class Act> __device__ void ssd_backward_db(const ssd_backward_args<Act>& a, void* workspace) {
@@ -205,7 +205,7 @@ template <class Act> __device__ void ssd_backward_db(const ssd_backward_args<Act
     }
   write_rows(db, a.dxbc + (chunk.row + first) * a.channels + b, a.channels, count, s.state - n, a.accumulate);
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, db, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, db, 128)
 
 // Blocks: chunk, head, block of rows and of the head.
 template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act>& a, void* workspace) {
@@ -270,7 +270,7 @@ template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act
   });
   write_rows(dx, a.dxbc + (chunk.row + first) * a.channels + at, a.channels, count, s.head_dim - p, a.accumulate);
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, dx, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, dx, 128)
 
 // Of all 128 threads, as a tree; all of them get it.
 __device__ inline double sum_of_block(double x) {
@@ -349,7 +349,7 @@ template <class Act> __device__ void ssd_backward_finish(const ssd_backward_args
   sums[1] = rate_sum;
   sums[2] = skip_sum;
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, finish, 128)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, finish, 128)
 
 // A block of one warp for each head.
 template <class Act> __device__ void ssd_backward_parameters(const ssd_backward_args<Act>& a, void* workspace) {
@@ -366,4 +366,4 @@ template <class Act> __device__ void ssd_backward_parameters(const ssd_backward_
   a.daLog[head] += (float)((double)-expf(a.aLog[head]) * sums[1]);
   a.dskip[head] += (float)sums[2];
 }
-EXPORT_CUDA_ACT_ENTRY(ssd_backward, parameters, 32)
+EXPORT_CUDA_F32_ENTRY(ssd_backward, parameters, 32)

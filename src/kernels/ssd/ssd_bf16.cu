@@ -1,0 +1,127 @@
+// Forward of ssd.ts with BF16 activations: the passes of ssd_bf16_cuda.h, then y of a chunk, for the heads of a group one after the other.
+#include "ssd_bf16_cuda.h"
+
+__device__ void ssd_chunk_decays(const ssd_args<bf16>& a, void* workspace) { compute_decays(a, workspace, false); }
+EXPORT_CUDA_BF16_ENTRY(ssd, chunk_decays, 128)
+
+__device__ void ssd_entering_states(const ssd_args<bf16>& a, void* workspace) {
+  const Sizes s(a);
+  pass_states<ssd_args<bf16>, false>(a, s, Work(s, workspace, false), a.xbc, s.channels, (int)blockIdx.z);
+}
+EXPORT_CUDA_BF16_ENTRY(ssd, entering_states, 128)
+
+// Blocks: chunk, group. While a head is computed, the next one's x, H and notes arrive in the other of two stages.
+__device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
+  extern __shared__ uint4 shared_memory[];
+  char* const memory = reinterpret_cast<char*>(shared_memory);
+  const Sizes s(a);
+  const Work work(s, workspace, false);
+  const Chunk chunk(a, s, (int)blockIdx.x);
+  const int group = blockIdx.y, warp = warp_of(), first_head = group * s.per_group;
+  const int group_bytes = matrix_bytes(CHUNK, s.state_cols), x_bytes = matrix_bytes(CHUNK, s.head_cols);
+  const int states_bytes = matrix_bytes(s.head_cols, s.state_cols), stage_bytes = x_bytes + states_bytes + NOTES * 4;
+  const Matrix b(memory, s.state_cols), c(memory + group_bytes, s.state_cols);
+  const Units head_units(s.head_cols), state_units(s.state_cols);
+  const bf16* const row = a.xbc + chunk.row * s.channels;
+
+  const auto stage_at = [&](int i) { return memory + 2 * group_bytes + i % 2 * stage_bytes; };
+  const auto fill = [&](int i) {
+    if (i < s.per_group) {
+      char* const stage = stage_at(i);
+      const int head = first_head + i;
+      head_units.copy(Matrix(stage, s.head_cols), CHUNK, row + head * s.head_dim, s.channels, chunk.length, s.head_dim, s.whole);
+      if (chunk.entered)
+        state_units.copy(Matrix(stage + x_bytes, s.state_cols), s.head_cols, work.states + ((int64_t)chunk.index * s.heads + head) * s.state_size(),
+                         s.state_cols, s.head_cols, s.state_cols, true);
+      copy_notes(reinterpret_cast<float*>(stage + x_bytes + states_bytes), work, s, chunk.index, head);
+    }
+    commit_copies();
+  };
+  state_units.copy(b, CHUNK, row + s.inner + group * s.state, s.channels, chunk.length, s.state, s.whole);
+  state_units.copy(c, CHUNK, row + s.inner + (s.groups + group) * s.state, s.channels, chunk.length, s.state, s.whole);
+  fill(0);
+  wait_copies<0>();
+  __syncthreads();
+
+  Square scores[4];
+#pragma unroll
+  for (Square& square : scores) square.clear();
+  for (int k = 0; k < s.state_cols; k += 16) {
+    uint32_t x[4], y[4];
+    left_operand(x, c, warp * 16, k);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (j > warp) continue;
+      right_transposed(y, b, k, 16 * j);
+      scores[j].add_product(x, y);
+    }
+  }
+  const int seen[2] = {first_seen(a.starts, chunk, row_of(0)), first_seen(a.starts, chunk, row_of(1))};
+
+  for (int h = 0; h < s.per_group; h++) {
+    if (h > 0) {
+      wait_copies<0>();
+      __syncthreads();
+    }
+    fill(h + 1);
+    char* const stage = stage_at(h);
+    const Matrix x(stage, s.head_cols), entering(stage + x_bytes, s.state_cols);
+    const float* const notes = reinterpret_cast<const float*>(stage + x_bytes + states_bytes);
+    const int head = first_head + h;
+    const float skip = a.skip[head], l[2] = {notes[CHUNK + row_of(0)], notes[CHUNK + row_of(1)]};
+    const float enter[2] = {notes[2 * CHUNK + row_of(0)], notes[2 * CHUNK + row_of(1)]};
+
+    // L_ij (C_i.B_j) D_j.
+    uint32_t weights[4][4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (j > warp) continue;
+      Square square;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int column = 16 * j + column_of(half);
+        const float2 delta = *reinterpret_cast<const float2*>(notes + column), at = *reinterpret_cast<const float2*>(notes + CHUNK + column);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          const int i = e / 2, r = row_of(i), q = column + e % 2;
+          const float weight = scores[j].v[half][e] * (e % 2 ? delta.y : delta.x) * power_of_2(l[i] - (e % 2 ? at.y : at.x));
+          square.v[half][e] = q <= r && q >= seen[i] ? weight : 0.0f;
+        }
+      }
+      square.round_to(weights[j]);
+    }
+
+    for (int p = 0; p < s.head_cols; p += 16) {
+      Square through, within;
+      through.clear();
+      within.clear();
+      uint32_t u[4], v[4];
+      if (chunk.entered)
+        for (int k = 0; k < s.state_cols; k += 16) {
+          left_operand(u, c, warp * 16, k);
+          right_transposed(v, entering, k, p);
+          through.add_product(u, v);
+        }
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        if (j > warp) continue;
+        right_operand(v, x, 16 * j, p);
+        within.add_product(weights[j], v);
+      }
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int r = row_of(i);
+        if (r >= chunk.length) continue;
+        bf16* const to = a.y + (chunk.row + r) * s.inner + head * s.head_dim;
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          const int column = p + column_of(j);
+          const float2 own = x.pair(r, column);
+          write_pair(to, column, s.head_dim, fmaf(skip, own.x, fmaf(enter[i], through.v[j][2 * i], within.v[j][2 * i])),
+                     fmaf(skip, own.y, fmaf(enter[i], through.v[j][2 * i + 1], within.v[j][2 * i + 1])), s.pairs, false);
+        }
+      }
+    }
+  }
+}
+EXPORT_CUDA_BF16_ENTRY(ssd, chunk_outputs, 128)
