@@ -24,6 +24,12 @@ const cases = [
     inputs: () => ({ starts: documentStarts(160, 80, [1, 2, 3, 5, 51, 40]) }),
   },
   {
+    name: 'many rows',
+    dims: { rows: 602, channels: 36, width: 44, taps: 4 },
+    scalars: { offset: 4, sequence: 301 },
+    inputs: () => ({ starts: documentStarts(602, 301, [190, 2, 66, 1, 300]) }),
+  },
+  {
     dims: { rows: 2048, channels: 768, width: 1288, taps: 4 },
     scalars: { offset: 512, sequence: 256 },
     bench: true as const,
@@ -56,7 +62,7 @@ export const convSilu = defineKernel({
   tolerance: 2e-6,
   cuda: {
     launches: ({ rows, channels }) => [
-      { entry: 'rows', grid: [Math.ceil(rows! / 64), Math.ceil(channels! / 128)], block: 128 },
+      { entry: 'rows', grid: [Math.ceil(rows! / 256), Math.ceil(channels! / 128)], block: 128 },
     ],
   },
 })
@@ -107,14 +113,9 @@ export const convSiluBackward = defineKernel({
   cases,
   tolerance: 3e-6,
   cuda: {
-    workspace: ({ rows, channels, taps }) => 4 * Math.ceil(rows! / 64) * (taps! + 1) * channels!,
+    workspace: ({ rows, channels, taps }) => 4 * Math.ceil(rows! / 256) * (taps! + 1) * channels!,
     launches: ({ rows, channels, taps }) => [
-      {
-        entry: 'rows',
-        grid: [Math.ceil(rows! / 64), Math.ceil(channels! / 128)],
-        block: 128,
-        shared: 4 * 128 * (64 + taps! - 1),
-      },
+      { entry: 'rows', grid: [Math.ceil(rows! / 256), Math.ceil(channels! / 128)], block: 128 },
       { entry: 'parameters', grid: Math.ceil(((taps! + 1) * channels!) / 32), block: 256 },
     ],
   },
