@@ -53,6 +53,10 @@ export const embeddingBackward = defineKernel({
     { dims: { rows: 1, cols: 16, vocab: 3 }, inputs: () => ({ tokens: Int32Array.of(2) }) },
     { dims: { rows: 7, cols: 133, vocab: 4 }, inputs: () => ({ tokens: Int32Array.of(3, 0, -1, 3, 4, 3, 0) }) },
     {
+      dims: { rows: 300, cols: 264, vocab: 10 },
+      inputs: ({ rows }) => ({ tokens: Int32Array.from({ length: rows! }, (_, r) => (r % 3 ? 2 : r % 11)) }),
+    },
+    {
       dims: { rows: 2048, cols: 1024, vocab: 272 },
       inputs: ({ rows, vocab }) => ({ tokens: Int32Array.from({ length: rows! }, (_, r) => (r * 7919) % vocab!) }),
       bench: true,
@@ -63,8 +67,8 @@ export const embeddingBackward = defineKernel({
     workspace: ({ vocab, rows }) => 4 * (vocab! + 1 + rows!),
     launches: ({ vocab, rows, cols }) => [
       { entry: 'count', grid: 1, block: 1024 },
-      { entry: 'sort', grid: Math.ceil(rows! / 256), block: 256 },
-      { entry: 'add', grid: [Math.ceil(cols! / 128), Math.min(vocab!, 65535)], block: 128 },
+      { entry: 'sort', grid: Math.ceil(rows! / 32), block: 1024 },
+      { entry: 'add', grid: [Math.ceil(cols! / 256), Math.min(vocab!, 65535)], block: 128 },
     ],
   },
 })
