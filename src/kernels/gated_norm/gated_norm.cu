@@ -91,7 +91,7 @@ struct Gradients {
 
 // A block has one slice of `block_rows` rows. The workspace holds, per block of rows, a row of dw.
 template <class Act> __device__ void gated_norm_backward_slices(const gated_norm_backward_args<Act>& a, void* workspace) {
-  __shared__ float sums[threads / 32 * most];
+  __shared__ __align__(16) float sums[threads / 32 * most];
   const Part part(a.cols / a.groups, a.cols % 8 == 0 && a.width % 8 == 0 && in_sixteens(a.y, a.projection, a.dout, a.w) && in_sixteens(a.dy, a.dprojection));
   const int64_t at = blockIdx.y * (int64_t)part.slice, begin = blockIdx.x * (int64_t)block_rows;
   const int64_t end = begin + block_rows < a.rows ? begin + block_rows : a.rows;
