@@ -169,7 +169,7 @@ describe('linear', () => {
       ['nvfp4', true],
       ['mxfp4', true],
       ['quartet2', false],
-      ['fp8', false],
+      ['fp8', true],
       ['bf16', false],
     ] as const)
       for (const act of ['f32', 'bf16'] as const)

@@ -128,7 +128,7 @@ function emptyImage(allocate: Allocate, rows: number, cols: number, request: Ima
   }
 }
 
-/** Writes `request.amax`; returns it, or the amax of each line where the outer scales are those. */
+/** Writes `request.amax`, if the format's kernels do not; returns it, or the amax of each line where the outer scales are those. */
 function findAmax(backend: Backend, allocate: Allocate, x: Tensor, request: ImageRequest, columns: 0 | 1): Tensor {
   const { hadamard, spec } = request
   const rotation = { hadamard: hadamard?.size ?? 0, signs: hadamard?.signs, columns }
@@ -137,6 +137,7 @@ function findAmax(backend: Backend, allocate: Allocate, x: Tensor, request: Imag
     backend.run(amaxLines, { largest, amax: request.amax, x, ...rotation })
     return largest
   }
+  if (quantize[spec.format].findsAmax) return request.amax
   if (hadamard) run(backend, amaxRotated as unknown as Kernel, { amax: request.amax, x, ...rotation })
   else backend.run(amax, { amax: request.amax, x })
   return request.amax
@@ -226,14 +227,14 @@ export function bothImages(
   column: ImageRequest,
 ): { row: Image; column: Image } {
   const { spec, random } = row
-  const { both, maps, rows: ofRows, columns: ofColumns } = quantize[spec.format]
+  const { both, maps, findsAmax, rows: ofRows, columns: ofColumns } = quantize[spec.format]
   const mapped: Mapped = maps ? source.mapped : { x: source.value, squared: 0 }
   const { x } = mapped
   const [rows, cols] = matrixShape(x)
   checkShape(row, rows, cols)
   checkShape(column, cols, rows)
   const rotation = { signs: column.hadamard?.signs, hadamard: column.hadamard?.size ?? 0 }
-  backend.run(amaxBoth, { amax: row.amax, amax_t: column.amax, ...mapped, ...rotation })
+  if (!findsAmax) backend.run(amaxBoth, { amax: row.amax, amax_t: column.amax, ...mapped, ...rotation })
   const made = emptyImage(allocate, rows, cols, row, row.amax)
   const made_t = emptyImage(allocate, cols, rows, column, column.amax)
   const first = { codes: made.codes, scales: made.scales, x, amax: row.amax, random, stream: row.stream }
@@ -248,8 +249,11 @@ export function bothImages(
   return { row: made, column: made_t }
 }
 
+/** Whether `squareImages` of the format rounds w to BF16 as it reads it, if asked. */
+export const roundsSquares = (format: FormatName): boolean => quantize[format].rounds
+
 /**
- * Both images of w from square tiles; `column` is the exact transpose of `row`.
+ * Both images of w, or where `rounded` of its BF16 rounding, from square tiles; `column` is the exact transpose of `row`.
  * @throws RangeError if a rotation is asked for, because it would differ between the two.
  */
 export function squareImages(
@@ -257,9 +261,12 @@ export function squareImages(
   allocate: Allocate,
   w: Tensor,
   request: ImageRequest,
+  rounded = false,
 ): { row: Image; column: Image } {
   const [rows, cols] = matrixShape(w)
   const { format } = request.spec
+  const { square: kernel, rounds } = quantize[format]
+  if (rounded && !rounds) throw new RangeError(`${format} quantises square tiles of values as they are, not rounded`)
   if (request.hadamard) throw new RangeError('both orientations of one square-tiled image cannot be rotated')
   if (request.spec.round === 'eden') throw new RangeError('MS-EDEN has blocks along a row, not square tiles')
   if (request.spec.outer === 'row') throw new RangeError('square tiles span rows, so an outer scale cannot be per row')
@@ -268,10 +275,9 @@ export function squareImages(
   const found = findAmax(backend, allocate, w, square, 0)
   const row = emptyImage(allocate, rows, cols, square, found)
   const column = emptyImage(allocate, cols, rows, square, found)
-  const kernel = quantize[format].square
   const images = { codes: row.codes, scales: row.scales, codes_t: column.codes, scales_t: column.scales }
   const { random, stream, spec } = square
-  runWith(backend, kernel, { ...images, x: w, amax: found, random, stream }, spec)
+  runWith(backend, kernel, { ...images, x: w, amax: found, random, stream, rounded: rounded ? 1 : 0 }, spec)
   return { row, column }
 }
 

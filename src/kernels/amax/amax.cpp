@@ -3,23 +3,6 @@
 
 static constexpr uint32_t infinite = 0x7f800000u;
 
-// What one task found: the largest magnitude that is not NaN, and the largest bits.
-struct Found {
-  uint32_t finite, any;
-};
-
-static Found found_in(const Largest& largest) { return {Lanes::largest(largest.finite), Lanes::largest(largest.any)}; }
-
-static void write(float* amax, const Found* found, int64_t tasks) {
-  uint32_t finite = 0, any = 0;
-  for (int64_t t = 0; t < tasks; t++) {
-    finite = found[t].finite > finite ? found[t].finite : finite;
-    any = found[t].any > any ? found[t].any : any;
-  }
-  amax[0] = float_of(finite);
-  amax[1] = any >= infinite ? 1.0f : 0.0f;
-}
-
 // NaN is looked for only where the largest bits say that there is one.
 template <class T> static Found largest_of(const T* x, int64_t size) {
   constexpr int W = Lanes::width;
@@ -46,7 +29,7 @@ template <class Act> static void amax_of(const Act* x, int64_t size, float* amax
   const int64_t tasks = (size + grain - 1) / grain;
   Found* const found = static_cast<Found*>(scratch(0, tasks * (int64_t)sizeof(Found)));
   parallel_rows(size, grain, [&](int64_t begin, int64_t end) { found[begin / grain] = largest_of(x + begin, end - begin); });
-  write(amax, found, tasks);
+  write_amax(amax, found, tasks);
 }
 
 template <class Act> static void amax(const amax_args<Act>& a) { amax_of(a.x, a.rows * a.cols, a.amax); }
@@ -80,8 +63,8 @@ static void amax_of_columns(const Act* x, const Mapping& mapping, int64_t rows, 
     found[task] = found_in(again);
     found[tasks + task] = found_in(again_rotated);
   });
-  if (plain) write(plain, found, tasks);
-  write(rotated, found + tasks, tasks);
+  if (plain) write_amax(plain, found, tasks);
+  write_amax(rotated, found + tasks, tasks);
 }
 
 template <class Act> static void amax_both(const amax_both_args<Act>& a) {
@@ -108,7 +91,7 @@ template <class Act> static void amax_rotated(const amax_rotated_args<Act>& a) {
     rotate_rows(z, a.x + r * a.cols, 1, a.cols, rotation);
     found[r] = largest_of(z, a.cols);
   });
-  write(a.amax, found, a.rows);
+  write_amax(a.amax, found, a.rows);
 }
 EXPORT_ACT(amax_rotated)
 
@@ -131,7 +114,7 @@ template <class Act> static void amax_lines(const amax_lines_args<Act>& a) {
       for (int l = 0; l < lanes; l++) a.largest[c + l] = float_of(largest.finite[l]);
       found[task] = found_in(largest);
     });
-    write(a.amax, found, panels);
+    write_amax(a.amax, found, panels);
     return;
   }
   Found* const found = static_cast<Found*>(scratch(0, a.rows * (int64_t)sizeof(Found)));
@@ -145,6 +128,6 @@ template <class Act> static void amax_lines(const amax_lines_args<Act>& a) {
     }
     a.largest[r] = float_of(found[r].finite);
   });
-  write(a.amax, found, a.rows);
+  write_amax(a.amax, found, a.rows);
 }
 EXPORT_ACT(amax_lines)

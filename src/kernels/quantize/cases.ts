@@ -8,8 +8,13 @@ export type Layout = 'rows' | 'columns' | 'square' | 'both'
 /** Whether an image of this layout may have an outer scale for each line. */
 const perLine = (layout: Layout): boolean => layout === 'rows' || layout === 'columns'
 
-/** Whether the kernel of a format and layout reads x as mapped (src/kernels/shared/mapping.ts): where blocks are short. */
-export const maps = (format: FormatName, layout: Layout): boolean => layout === 'both' && formats[format].block <= 32
+/** Whether the kernel of a format and layout reads x as mapped (src/kernels/shared/mapping.ts). */
+export const maps = (format: FormatName, layout: Layout): boolean =>
+  layout === 'both' && Number.isFinite(formats[format].block)
+
+/** Whether the kernel of a format and layout rounds x to BF16 as it reads it, if asked: where tiles are large. */
+export const rounds = (format: FormatName, layout: Layout): boolean =>
+  layout === 'square' && formats[format].block === 128
 
 /** What goes into a case: values that reach the edges of the formats, by name. */
 type Filling = 'normal' | 'edges' | 'ties' | 'tiny' | 'bad' | 'nan' | 'huge'
@@ -43,6 +48,8 @@ interface Variant {
   readonly hadamard?: number
   /** What `both` reads in place of x. */
   readonly mapping?: Mapping
+  /** `square` rounds x. */
+  readonly rounded?: true
   readonly bench?: true
 }
 
@@ -51,7 +58,7 @@ const errors = { mae: 1, mse: 2 }
 
 /** A case of a quantising kernel; `amax` is taken from the values, rotation or not, because any positive number serves. */
 function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Variant): Case {
-  const { rows, cols, filling, options = {}, hadamard = 0, mapping, bench } = variant
+  const { rows, cols, filling, options = {}, hadamard = 0, mapping, rounded, bench } = variant
   const row = formats[format]
   const perRow = options.outer === 'row'
   const amaxes = perRow ? (layout === 'columns' ? cols : rows) : 2
@@ -70,6 +77,7 @@ function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Vari
     stream: 77,
     ...(layout === 'both' ? { stream_t: 78 } : {}),
     ...(maps(format, layout) ? { squared: mapping === 'squared' ? 1 : 0 } : {}),
+    ...(rounds(format, layout) ? { rounded: rounded ? 1 : 0 } : {}),
     limit,
     ...(layout === 'square' ? {} : { hadamard }),
     ...(eden ? {} : { rounding: stochastic ? 1 : 0 }),
@@ -90,7 +98,13 @@ function caseOf(format: FormatName, layout: Layout, eden: boolean, variant: Vari
     ...(stochastic ? ['random'] : []),
     ...(mapping === 'normalised' ? ['inverse', 'w'] : []),
   ]
-  const described = [mapping ?? '', filling, hadamard ? `rotated ${hadamard}` : '', JSON.stringify(options)].join(' ')
+  const described = [
+    mapping ?? '',
+    rounded ? 'rounded' : '',
+    filling,
+    hadamard ? `rotated ${hadamard}` : '',
+    JSON.stringify(options),
+  ].join(' ')
   return {
     name: `${rows}x${cols} ${described}`,
     dims,
@@ -182,10 +196,17 @@ export function quantizeCases(format: FormatName, layout: Layout, eden: boolean)
     { rows: 256, cols: 128, mapping, filling: 'nan' },
     { rows: 128, cols: up(48), mapping, filling: 'normal', hadamard: 64, options: round },
   ])
+  const narrowed: Variant[] = [
+    { ...size(48, 272), rounded: true, filling: 'edges', options: round },
+    { ...size(80, 48), rounded: true, filling: 'tiny' },
+    { rows: 256, cols: 384, rounded: true, filling: 'edges' },
+    { rows: 256, cols: 128, rounded: true, filling: 'bad' },
+    { ...big, rounded: true },
+  ]
   const special = eden ? [] : linesOf[scale].filter(({ options }) => perLine(layout) || options?.outer !== 'row')
   const variants =
     layout === 'square'
-      ? [...shared, ...special, ...whole, ...timed]
+      ? [...shared, ...special, ...whole, ...(rounds(format, layout) ? narrowed : []), ...timed]
       : [...shared, ...special, ...rotated, ...whole, ...(maps(format, layout) ? read : []), ...timed]
   return variants.map(variant => caseOf(format, layout, eden, variant))
 }

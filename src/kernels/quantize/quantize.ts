@@ -1,6 +1,8 @@
+import { roundBf16 } from '../../formats/bf16.ts'
 import { type FormatName, formats, type NumberFormat } from '../../formats/formats.ts'
 import { rotate, transpose } from '../../formats/hadamard.ts'
 import { codeAt, type QuantizedMatrix, type QuantizeOptions, quantizeMatrix } from '../../formats/quantize.ts'
+import type { CudaKernel } from '../../tensor/cuda.ts'
 import type { Activation } from '../../tensor/dtype.ts'
 import {
   type Args,
@@ -16,7 +18,8 @@ import {
   u32,
 } from '../../tensor/kernel.ts'
 import { mapped, mappingArgs } from '../shared/mapping.ts'
-import { type Layout, maps, quantizeCases } from './cases.ts'
+import { type Layout, maps, quantizeCases, rounds } from './cases.ts'
+import { fp8Launches } from './quantize_fp8.cuda.ts'
 
 /**
  * Quantisation of a matrix x [rows, cols] into images, byte-equal to src/formats/quantize.ts (docs/numerics.md, "NVFP4 quantisation" and after).
@@ -28,6 +31,9 @@ import { type Layout, maps, quantizeCases } from './cases.ts'
  * rows and columns may first rotate along their blocks, both rotates the columns: `hadamard` is the size or 0, `signs` its bit masks (bit i set: minus). `rounding` is 0
  * nearest, 1 stochastic; `random` is [seed low, seed high, step] and `stream` says which decisions to draw. A block at the end of a row may be
  * short in FP8, whose blocks are 128 long; it is as if the row went on with zeros. `limit` and `bound` are src/formats/quantize.ts's `limitsOf`.
+ *
+ * Where no scale spans the tensor, a format's kernels may find `amax` instead of reading it: [largest magnitude, 1 if not finite] of what is quantised,
+ * rotated if that is, as the kernels of amax.ts do. With `rounded` 1, x is rounded to BF16 as it is read and counts as BF16.
  */
 
 /** Properties of a format that its kernels' arguments follow from. */
@@ -36,6 +42,9 @@ interface Row {
   /** Prefix of C symbols. */
   readonly symbol: string
   readonly scalars: Args
+  /** Whether the kernels write amax. */
+  readonly findsAmax?: true
+  readonly cuda?: (layout: Layout) => CudaKernel
 }
 
 const rows: readonly Row[] = [
@@ -47,7 +56,7 @@ const rows: readonly Row[] = [
   },
   { format: 'mxfp4', symbol: 'mxfp4', scalars: { limit: f32, floor: i32 } },
   { format: 'mxfp8', symbol: 'mxfp8', scalars: { limit: f32, floor: i32 } },
-  { format: 'fp8', symbol: 'fp8', scalars: { limit: f32, pow2: i32 } },
+  { format: 'fp8', symbol: 'fp8', scalars: { limit: f32, pow2: i32 }, findsAmax: true, cuda: fp8Launches },
   { format: 'fp8-tensor', symbol: 'fp8_tensor', scalars: { limit: f32, pow2: i32 } },
 ]
 
@@ -74,13 +83,14 @@ interface QuantizeValues {
   readonly per_row?: number
   readonly floor?: number
   readonly pow2?: number
+  readonly rounded?: number
 }
 
 const roundings = ['nearest', 'stochastic'] as const
 const errors = [undefined, 'mae', 'mse'] as const
 
 /** The options of src/formats that a call's scalars stand for. */
-const optionsOf = (format: FormatName, values: QuantizeValues, act: Activation): QuantizeOptions => ({
+const optionsOf = ({ format, findsAmax }: Row, values: QuantizeValues, act: Activation): QuantizeOptions => ({
   format,
   round: values.rounding === undefined ? 'eden' : roundings[values.rounding],
   headroom: values.rounding === undefined ? undefined : values.limit / formats[format].element.max,
@@ -90,21 +100,25 @@ const optionsOf = (format: FormatName, values: QuantizeValues, act: Activation):
   mxScale: values.floor ? 'floor' : 'up',
   pow2Scales: values.pow2 === 1,
   source: act,
-  amax: values.amax,
+  amax: findsAmax ? undefined : values.amax,
   random: values.random,
   stream: values.stream,
 })
 
-function quantizeLines(format: FormatName, layout: Layout, values: QuantizeValues, dims: Dims, act: Activation): void {
+function write({ findsAmax }: Row, { codes, scales, amax }: QuantizedMatrix, into: QuantizeValues): void {
+  into.codes.set(codes)
+  into.scales.set(scales)
+  if (findsAmax) into.amax!.set(amax)
+}
+
+function quantizeLines(row: Row, layout: Layout, values: QuantizeValues, dims: Dims, act: Activation): void {
   const columns = layout === 'columns'
   const lines = columns ? dims.cols! : dims.rows!
   const length = columns ? dims.rows! : dims.cols!
   let x = columns ? transpose(values.x, dims.rows!, dims.cols!) : values.x
   if (values.hadamard)
     x = rotate(x, lines, length, { size: values.hadamard, signs: values.signs!, bf16: act === 'bf16' })
-  const { codes, scales } = quantizeMatrix(x, lines, length, optionsOf(format, values, act))
-  values.codes.set(codes)
-  values.scales.set(scales)
+  write(row, quantizeMatrix(x, lines, length, optionsOf(row, values, act)), values)
 }
 
 /** The image of the transposed matrix with the same codes and scales. */
@@ -125,19 +139,20 @@ function transposed({ format: name, codes, scales, rows, cols }: QuantizedMatrix
   }
 }
 
-function quantizeSquare(format: FormatName, values: QuantizeValues, { rows, cols }: Dims, act: Activation): void {
-  const matrix = quantizeMatrix(values.x, rows!, cols!, { ...optionsOf(format, values, act), square: true })
-  values.codes.set(matrix.codes)
-  values.scales.set(matrix.scales)
+function quantizeSquare(row: Row, values: QuantizeValues, { rows, cols }: Dims, act: Activation): void {
+  const x = values.rounded ? values.x.map(roundBf16) : values.x
+  const options = { ...optionsOf(row, values, values.rounded ? 'bf16' : act), square: true }
+  const matrix = quantizeMatrix(x, rows!, cols!, options)
+  write(row, matrix, values)
   if (values.codes_t) transposed(matrix, values)
 }
 
-function quantizeBoth(format: FormatName, values: QuantizeValues, dims: Dims, act: Activation): void {
+function quantizeBoth(row: Row, values: QuantizeValues, dims: Dims, act: Activation): void {
   const x = mapped(values.x, values, dims, act)
-  quantizeLines(format, 'rows', { ...values, x, hadamard: 0 }, dims, act)
+  quantizeLines(row, 'rows', { ...values, x, hadamard: 0 }, dims, act)
   const { codes_t, scales_t, amax_t, stream_t } = values
   const columns = { ...values, x, codes: codes_t!, scales: scales_t!, amax: amax_t, stream: stream_t! }
-  quantizeLines(format, 'columns', columns, dims, act)
+  quantizeLines(row, 'columns', columns, dims, act)
 }
 
 /** Shape words of the codes and scales of an image [lines, length]. */
@@ -157,19 +172,23 @@ function imageArgs(
   }
 }
 
-function linesKernel({ format: name, symbol, scalars }: Row, layout: 'rows' | 'columns', eden: boolean): Kernel {
+/** Largest magnitudes that kernels of a format read or write, by what name. */
+function amaxArgs({ format, findsAmax }: Row, shape: string | number, name = 'amax'): Args {
+  const { tensorScale, block } = formats[format]
+  if (findsAmax) return { [name]: output('f32', shape) }
+  return tensorScale || !Number.isFinite(block) ? { [name]: input('f32', shape) } : {}
+}
+
+function linesKernel(row: Row, layout: 'rows' | 'columns', eden: boolean): Kernel {
+  const { format: name, symbol, scalars, cuda } = row
   const format = formats[name]
   const [lines, length] = layout === 'rows' ? (['rows', 'cols'] as const) : (['cols', 'rows'] as const)
-  const amax: Args =
-    format.tensorScale || !Number.isFinite(format.block)
-      ? { amax: input('f32', format.tensorScale ? 'amaxes' : 2) }
-      : {}
   return defineKernel<Args>({
     name: `quantize_${symbol}${eden ? '_eden' : ''}_${layout}`,
     args: {
       ...imageArgs(format, lines, length, false),
       x: input('act', 'rows', 'cols'),
-      ...amax,
+      ...amaxArgs(row, format.tensorScale ? 'amaxes' : 2),
       signs: optional(input('u32', 'sign_words')),
       random: optional(input('u32', 3)),
       hadamard: i32,
@@ -177,37 +196,41 @@ function linesKernel({ format: name, symbol, scalars }: Row, layout: 'rows' | 'c
       stream: u32,
       ...(eden ? { limit: f32, bound: f32, per_row: i32 } : scalars),
     },
-    reference: (values, dims, act) => quantizeLines(name, layout, values as unknown as QuantizeValues, dims, act),
+    reference: (values, dims, act) => quantizeLines(row, layout, values as unknown as QuantizeValues, dims, act),
     cases: quantizeCases(name, layout, eden),
     tolerance: 0,
+    ...(cuda ? { cuda: cuda(layout) } : {}),
   })
 }
 
-function squareKernel({ format: name, symbol, scalars }: Row): Kernel {
+function squareKernel(row: Row): Kernel {
+  const { format: name, symbol, scalars, cuda } = row
   const format = formats[name]
-  const row = imageArgs(format, 'rows', 'cols', true)
   const column = imageArgs(format, 'cols', 'rows', true)
   const { per_row, ...rest } = scalars
   return defineKernel<Args>({
     name: `quantize_${symbol}_square`,
     args: {
-      ...row,
+      ...imageArgs(format, 'rows', 'cols', true),
       codes_t: optional(column.codes),
       scales_t: optional(column.scales as TensorArg<'u8' | 'f32', false>),
       x: input('act', 'rows', 'cols'),
-      ...(format.tensorScale || !Number.isFinite(format.block) ? { amax: input('f32', 2) } : {}),
+      ...amaxArgs(row, 2),
       random: optional(input('u32', 3)),
       rounding: i32,
       stream: u32,
+      ...(rounds(name, 'square') ? { rounded: i32 } : {}),
       ...rest,
     },
-    reference: (values, dims, act) => quantizeSquare(name, values as unknown as QuantizeValues, dims, act),
+    reference: (values, dims, act) => quantizeSquare(row, values as unknown as QuantizeValues, dims, act),
     cases: quantizeCases(name, 'square', false),
     tolerance: 0,
+    ...(cuda ? { cuda: cuda('square') } : {}),
   })
 }
 
-function bothKernel({ format: name, symbol, scalars }: Row): Kernel {
+function bothKernel(row: Row): Kernel {
+  const { format: name, symbol, scalars, cuda } = row
   const format = formats[name]
   const column = imageArgs(format, 'cols', 'rows', false)
   const { per_row, ...rest } = scalars
@@ -219,7 +242,8 @@ function bothKernel({ format: name, symbol, scalars }: Row): Kernel {
       scales_t: column.scales,
       x: input('act', 'rows', 'cols'),
       ...(maps(name, 'both') ? mappingArgs : {}),
-      ...(format.tensorScale ? { amax: input('f32', 2), amax_t: input('f32', 2) } : {}),
+      ...amaxArgs(row, 2),
+      ...amaxArgs(row, 2, 'amax_t'),
       signs: optional(input('u32', 'sign_words')),
       random: optional(input('u32', 3)),
       hadamard: i32,
@@ -228,9 +252,10 @@ function bothKernel({ format: name, symbol, scalars }: Row): Kernel {
       stream_t: u32,
       ...rest,
     },
-    reference: (values, dims, act) => quantizeBoth(name, values as unknown as QuantizeValues, dims, act),
+    reference: (values, dims, act) => quantizeBoth(row, values as unknown as QuantizeValues, dims, act),
     cases: quantizeCases(name, 'both', false),
     tolerance: 0,
+    ...(cuda ? { cuda: cuda('both') } : {}),
   })
 }
 
@@ -242,6 +267,10 @@ export interface FormatKernels {
   readonly both?: Kernel
   /** Whether `both` reads x as mapped (src/kernels/shared/mapping.ts). */
   readonly maps: boolean
+  /** Whether the kernels write amax; else one of amax.ts goes before them. */
+  readonly findsAmax: boolean
+  /** Whether `square` rounds x to BF16 as it reads it, if asked. */
+  readonly rounds: boolean
   /** MS-EDEN, where the format has it. */
   readonly eden?: { readonly rows: Kernel; readonly columns: Kernel }
 }
@@ -251,6 +280,8 @@ const kernelsOf = (row: Row): FormatKernels => ({
   columns: linesKernel(row, 'columns', false),
   square: squareKernel(row),
   maps: maps(row.format, 'both'),
+  findsAmax: row.findsAmax === true,
+  rounds: rounds(row.format, 'square'),
   ...(Number.isFinite(formats[row.format].block) ? { both: bothKernel(row) } : {}),
   ...(formats[row.format].tensorScale
     ? { eden: { rows: linesKernel(row, 'rows', true), columns: linesKernel(row, 'columns', true) } }

@@ -56,4 +56,10 @@ SHARED float load(const float* p) { return *p; }
 SHARED float load(const bf16* p) { return float_of((uint32_t)p->bits << 16); }
 SHARED void store(float* p, float x) { *p = x; }
 SHARED void store(bf16* p, float x) { p->bits = bf16_bits(x); }
+// An FP32 that is read rounded to BF16.
+struct Rounded {
+  float value;
+};
+
 SHARED float round_bf16(float x) { return float_of((uint32_t)bf16_bits(x) << 16); }
+SHARED float load(const Rounded* p) { return round_bf16(p->value); }

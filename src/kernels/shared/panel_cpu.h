@@ -14,6 +14,7 @@ static constexpr int SPAN = 128;
 
 inline Real fetch(const float* p) { return Lanes::load(p); }
 inline Real fetch(const bf16* p) { return Lanes::load(p); }
+inline Real fetch(const Rounded* p) { return Lanes::round_to_bf16(Lanes::load(&p->value)); }
 
 // What load_lines and load_panel make of a vector that they have read: nothing.
 struct AsItIs {
@@ -208,6 +209,18 @@ struct Mapping {
       load_lines(v, from, block, lanes, block);
     }
   }
+
+  // load_lines of a run of each of `lanes` rows, from row r and column c on; whole vectors of it.
+  template <class Act> inline void load_rows(Real* v, const Act* from, int64_t r, int64_t c, int64_t cols, int lanes, int length) const {
+    if (squared) {
+      load_lines(v, from, cols, lanes, length, [](Real y, int, int) { return square<Act>(y); });
+    } else if (inverse) {
+      load_lines(v, from, cols, lanes, length,
+                 [&](Real y, int l, int i) { return scale<Act>(y, Lanes::real(inverse[r + l]), Lanes::load(w + c + i)); });
+    } else {
+      load_lines(v, from, cols, lanes, length);
+    }
+  }
 };
 
 // Rotates `rows` rows of `cols` elements, whole groups of rotation.size, into z. T is the dtype of z.
@@ -252,9 +265,31 @@ template <class Body> inline void each_piece(int count, int height, int64_t from
 // [max of |x| as bits, NaN counted as 0; max of all bits without sign, which is at least 0x7f800000 iff something is not finite].
 struct Largest {
   Word finite = Lanes::word(0), any = Lanes::word(0);
+  // `known` are the bits of |x| where that is no NaN, else 0, and `bits` those of |x|.
+  void add(Word known, Word bits) {
+    finite = Lanes::larger(finite, known);
+    any = Lanes::larger(any, bits);
+  }
   void add(Real x) {
     const Word a = Lanes::bits(x) & 0x7fffffffu;
-    any = Lanes::larger(any, a);
-    finite = Lanes::larger(finite, Lanes::select(Lanes::above(a, Lanes::word(0x7f800000u)), Lanes::word(0), a));
+    add(Lanes::select(Lanes::above(a, Lanes::word(0x7f800000u)), Lanes::word(0), a), a);
   }
 };
+
+// What one task found: the largest magnitude that is not NaN, and the largest bits.
+struct Found {
+  uint32_t finite, any;
+};
+
+inline Found found_in(const Largest& largest) { return {Lanes::largest(largest.finite), Lanes::largest(largest.any)}; }
+
+// [largest magnitude, 1 if something is not finite] of all tasks; the same in any order.
+inline void write_amax(float* amax, const Found* found, int64_t tasks) {
+  uint32_t finite = 0, any = 0;
+  for (int64_t t = 0; t < tasks; t++) {
+    finite = found[t].finite > finite ? found[t].finite : finite;
+    any = found[t].any > any ? found[t].any : any;
+  }
+  amax[0] = float_of(finite);
+  amax[1] = any >= 0x7f800000u ? 1.0f : 0.0f;
+}

@@ -69,10 +69,11 @@ inline Word encode_block(const Real* v, int count, const BlockScale<Lanes>& scal
 }
 
 // Quantises the first `count` vectors of v, one block to a lane; count is Format::block or a shorter multiple of 16. `given` is the scale
-// where the format has one for the whole tensor. NaN costs a second look, so blocks without one are told apart.
+// where the format has one for the whole tensor. NaN costs a second look, so blocks without one are told apart. What is `seen` counts in
+// formats with scales of blocks alone.
 template <class Format, Rounding How>
 inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, const Scaling& s, const BlockScale<Lanes>* given,
-                           const Draw& draw, uint64_t group, uint64_t group_stride, Word* words) {
+                           const Draw& draw, uint64_t group, uint64_t group_stride, Word* words, Largest& seen) {
   if constexpr (Format::whole) {
     return encode_block<Format, How, true>(v, count, *given, draw, group, group_stride, words);
   } else {
@@ -80,11 +81,13 @@ inline Word quantize_block(const Real* v, int count, const Outer<Lanes>& outer, 
     for (int i = 0; i < count; i += 4)
       for (int k = 0; k < 4; k++) each[k] = Lanes::larger(each[k], Lanes::bits(v[i + k]) & 0x7fffffffu);
     Word b = Lanes::larger(Lanes::larger(each[0], each[1]), Lanes::larger(each[2], each[3]));
+    const Word bits = b;
     const bool nan = Lanes::some_above(b, INFINITE);
     if (nan) {
       b = Lanes::word(0);
       for (int i = 0; i < count; i++) b = Lanes::larger(b, magnitude<Lanes>(v[i]));
     }
+    if constexpr (!Format::Scale::outer) seen.add(b, bits);
     BlockScale<Lanes> scale = Format::Scale::template of<Lanes>(b, outer, s);
     if constexpr (How == Rounding::nearest && Format::Scale::outer)
       if (s.four_over_six) scale = four_over_six<Lanes>(v, b, scale, outer, s);
@@ -156,6 +159,7 @@ template <class Format> struct Request {
   Draw draw;
   Scaling scaling;
   Mapping mapping = Mapping();
+  float* finds = nullptr;  // f32[2] for the amax of what is quantised, where no scale needs it
 };
 
 inline Outer<Lanes> broadcast(const Outer<One>& outer) {
@@ -189,10 +193,10 @@ template <class Format> struct Outers {
   }
 };
 
-// Rows [begin, end) of the image of x, read from `source`, whose first row is row `begin`. Rows of short blocks alone are mapped.
+// Rows [begin, end) of the image of x, read from `source`, whose first row is row `begin`.
 template <class Format, Rounding How, class T>
 inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& outers, const T* source, int64_t begin, int64_t end,
-                             int64_t cols) {
+                             int64_t cols, Largest& seen) {
   constexpr int W = Lanes::width, bits = Format::Element::bits, block = Format::block;
   const int64_t across = (cols + block - 1) / block;
   Real v[block];
@@ -205,7 +209,7 @@ inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& out
       for (int i = 0; i < W * block; i += 64 / (int)sizeof(T)) __builtin_prefetch(from + 4 * W * block + i);
       q.mapping.load_blocks(v, from, unit, across, block, lanes);
       const Word stored = quantize_block<Format, How>(v, block, outers.of(unit, across, lanes), q.scaling, &outers.whole, q.draw,
-                                                      (uint64_t)(unit * (block / 16)), block / 16, words);
+                                                      (uint64_t)(unit * (block / 16)), block / 16, words, seen);
       emit_words(q.codes + unit * (block * bits / 8), block * bits / 8, lanes, block * bits / 32, words);
       if (!Format::whole) emit_scales(q.scales + unit, 1, lanes, stored);
     }
@@ -214,9 +218,9 @@ inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& out
   for (int64_t r = begin; r < end; r += W)
     for (int64_t c = 0; c < cols; c += block) {
       const int lanes = (int)(end - r < W ? end - r : W), count = (int)(cols - c < block ? cols - c : block);
-      load_lines(v, source + (r - begin) * cols + c, cols, lanes, count);
+      q.mapping.load_rows(v, source + (r - begin) * cols + c, r, c, cols, lanes, count);
       const Word stored = quantize_block<Format, How>(v, count, outers.of(r, 1, lanes), q.scaling, &outers.whole, q.draw,
-                                                      (uint64_t)((r * cols + c) / 16), (uint64_t)(cols / 16), words);
+                                                      (uint64_t)((r * cols + c) / 16), (uint64_t)(cols / 16), words, seen);
       emit_words(q.codes + (r * cols + c) * bits / 8, cols * bits / 8, lanes, count * bits / 32, words);
       if (!Format::whole) emit_scales(q.scales + r * across + c / block, across, lanes, stored);
     }
@@ -233,15 +237,17 @@ template <class Format, Rounding How, class Act> struct RowTasks {
 
   int64_t count() const { return (rows + grain - 1) / grain; }
 
-  void run(int64_t task) const {
+  Largest run(int64_t task) const {
     const int64_t begin = task * grain, end = begin + grain < rows ? begin + grain : rows;
+    Largest seen;
     if (!q.hadamard) {
-      quantize_rows_of<Format, How>(q, outers, x + begin * cols, begin, end, cols);
-      return;
+      quantize_rows_of<Format, How>(q, outers, x + begin * cols, begin, end, cols, seen);
+      return seen;
     }
     float* const rotated = static_cast<float*>(scratch(1, (end - begin) * cols * 4));
     rotate_rows(rotated, x + begin * cols, end - begin, cols, rotation);
-    quantize_rows_of<Format, How>(q, outers, rotated, begin, end, cols);
+    quantize_rows_of<Format, How>(q, outers, rotated, begin, end, cols, seen);
+    return seen;
   }
 };
 
@@ -257,7 +263,8 @@ template <class Format, Rounding How, class Act> struct ColumnTasks {
 
   int64_t count() const { return spans_of(rows, cols); }
 
-  void run(int64_t task) const {
+  Largest run(int64_t task) const {
+    Largest seen;
     const int64_t across = (rows + block - 1) / block, bytes = rows * bits / 8;
     const int height = q.hadamard > block ? q.hadamard : block;
     run_span(task, rows, cols, [&](int64_t r, int count, int64_t from, int64_t to) {
@@ -271,7 +278,7 @@ template <class Format, Rounding How, class Act> struct ColumnTasks {
           const int at = first + i;
           stored[panel * blocks + at / block] = quantize_block<Format, How>(
               v + i, block < n - i ? block : n - i, outer, q.scaling, &outers.whole, q.draw,
-              (uint64_t)(c * (rows / 16) + (r + at) / 16), (uint64_t)(rows / 16), codes + panel * words + at * bits / 32);
+              (uint64_t)(c * (rows / 16) + (r + at) / 16), (uint64_t)(rows / 16), codes + panel * words + at * bits / 32, seen);
         }
       });
       for (int64_t c = from; c < to; c += W) {
@@ -281,19 +288,33 @@ template <class Format, Rounding How, class Act> struct ColumnTasks {
           emit_scales_of(q.scales + c * across + r / block, across, lanes, (count + block - 1) / block, stored + panel * blocks);
       }
     });
+    return seen;
   }
 };
 
+// Runs `count` tasks, each of which gives what it saw; returns that, if it is wanted.
+template <class Run> inline const Found* run_tasks(int64_t count, bool wanted, const Run& run) {
+  Found* const found = wanted ? static_cast<Found*>(scratch(0, count * (int64_t)sizeof(Found))) : nullptr;
+  parallel_for(count, [&](int64_t task) {
+    const Largest seen = run(task);
+    if (found) found[task] = found_in(seen);
+  });
+  return found;
+}
+
+template <class Tasks> inline void run_tasks(const Tasks& tasks) {
+  const Found* const found = run_tasks(tasks.count(), tasks.q.finds != nullptr, [&](int64_t task) { return tasks.run(task); });
+  if (found) write_amax(tasks.q.finds, found, tasks.count());
+}
+
 template <class Format, Rounding How, class Act>
 inline void quantize_rows(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
-  const RowTasks<Format, How, Act> tasks{q, x, rows, cols};
-  parallel_for(tasks.count(), [&](int64_t task) { tasks.run(task); });
+  run_tasks(RowTasks<Format, How, Act>{q, x, rows, cols});
 }
 
 template <class Format, Rounding How, class Act>
 inline void quantize_columns(const Request<Format>& q, const Act* x, int64_t rows, int64_t cols) {
-  const ColumnTasks<Format, How, Act> tasks{q, x, rows, cols};
-  parallel_for(tasks.count(), [&](int64_t task) { tasks.run(task); });
+  run_tasks(ColumnTasks<Format, How, Act>{q, x, rows, cols});
 }
 
 // Both in one job.
@@ -302,15 +323,18 @@ inline void quantize_both(const Request<Format>& row, const Request<Format>& col
   const RowTasks<Format, How, Act> row_tasks{row, x, rows, cols};
   const ColumnTasks<Format, How, Act> column_tasks{column, x, rows, cols};
   const int64_t columns = column_tasks.count();
-  parallel_for(columns + row_tasks.count(), [&](int64_t task) {
-    if (task < columns) column_tasks.run(task);
-    else row_tasks.run(task - columns);
+  const Found* const found = run_tasks(columns + row_tasks.count(), row.finds != nullptr, [&](int64_t task) {
+    return task < columns ? column_tasks.run(task) : row_tasks.run(task - columns);
   });
+  if (!found) return;
+  write_amax(column.finds, found, columns);
+  write_amax(row.finds, found + columns, row_tasks.count());
 }
 
-template <class Format, class A> inline void quantize_both(const A& a, const float* amax, const float* amax_t, const Scaling& s) {
-  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, Draw(a.random, a.stream), s, Mapping(a)};
-  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, Draw(a.random, a.stream_t), s, Mapping(a)};
+template <class Format, class A>
+inline void quantize_both(const A& a, const float* amax, const float* amax_t, const Scaling& s, float* finds = nullptr, float* finds_t = nullptr) {
+  const Request<Format> row{a.codes, a.scales, amax, 0, nullptr, 0, Draw(a.random, a.stream), s, Mapping(a), finds};
+  const Request<Format> column{a.codes_t, a.scales_t, amax_t, 0, a.signs, a.hadamard, Draw(a.random, a.stream_t), s, Mapping(a), finds_t};
   if (a.rounding) quantize_both<Format, Rounding::stochastic>(row, column, a.x, a.rows, a.cols);
   else quantize_both<Format, Rounding::nearest>(row, column, a.x, a.rows, a.cols);
 }

@@ -5,12 +5,13 @@
 #pragma once
 #include "quantize_cpu.h"
 
-// Largest magnitude of a tile, as bits.
-template <class T> inline uint32_t tile_largest(const T* x, int64_t pitch, int rows, int cols) {
-  Word b = Lanes::word(0);
+// Largest magnitude of a tile, as bits; it is also counted with what was seen.
+template <class T> inline uint32_t tile_largest(const T* x, int64_t pitch, int rows, int cols, Largest& seen) {
+  Largest tile;
   for (int r = 0; r < rows; r++)
-    for (int c = 0; c < cols; c += Lanes::width) b = Lanes::larger(b, magnitude<Lanes>(fetch(x + r * pitch + c)));
-  return Lanes::largest(b);
+    for (int c = 0; c < cols; c += Lanes::width) tile.add(fetch(x + r * pitch + c));
+  seen.add(tile.finite, tile.any);
+  return Lanes::largest(tile.finite);
 }
 
 // Error that a scale leaves in a 16x16 tile: each row in order, the rows as a tree.
@@ -67,12 +68,12 @@ template <class Format> struct Square {
   }
 
   // Multipliers of the tiles at (r, c), (r + edge, c) and so on, whose scales it writes.
-  template <class Act> void scale_tiles(const Act* x, int64_t r, int count, int64_t c, int width, float* multipliers) const {
+  template <class Act> void scale_tiles(const Act* x, int64_t r, int count, int64_t c, int width, float* multipliers, Largest& seen) const {
     uint32_t b[W] = {};
     for (int first = 0; first < count; first += W * edge) {
       const int tiles = (count - first + edge - 1) / edge < W ? (count - first + edge - 1) / edge : W;
       const auto height = [&](int t) { return count - first - t * edge < edge ? count - first - t * edge : edge; };
-      for (int t = 0; t < tiles; t++) b[t] = tile_largest(x + (r + first + t * edge) * cols + c, cols, height(t), width);
+      for (int t = 0; t < tiles; t++) b[t] = tile_largest(x + (r + first + t * edge) * cols + c, cols, height(t), width, seen);
       Word word;
       memcpy(&word, b, sizeof word);
       const BlockScale<Lanes> scale = Format::Scale::template of<Lanes>(word, outers.common, q.scaling);
@@ -119,7 +120,8 @@ template <class Format> struct Square {
   template <bool Stochastic, class Act> void run(const Act* x) const {
     constexpr int64_t panel = 256;
     const int64_t panels = (cols + panel - 1) / panel, spans = (rows + SPAN - 1) / SPAN;
-    parallel_for(spans * panels, [&](int64_t task) {
+    const Found* const found = run_tasks(spans * panels, q.finds != nullptr, [&](int64_t task) {
+      Largest seen;
       const int64_t r = task / panels * SPAN, from = task % panels * panel;
       const int64_t to = from + panel < cols ? from + panel : cols;
       const int count = (int)(rows - r < SPAN ? rows - r : SPAN);
@@ -127,10 +129,12 @@ template <class Format> struct Square {
         const int width = (int)(to - c < edge ? to - c : edge);
         float multipliers[SPAN];
         if constexpr (Format::whole) multipliers[0] = outers.whole.multiplier[0];
-        else scale_tiles(x, r, count, c, width, multipliers);
+        else scale_tiles(x, r, count, c, width, multipliers, seen);
         for (int i = 0; i < width; i += 16) codes<Stochastic>(x, r, count, c + i, multipliers);
       }
+      return seen;
     });
+    if (found) write_amax(q.finds, found, spans * panels);
     if constexpr (Format::whole)
       if (scales_t) scales_t[0] = q.scales[0];
   }
