@@ -7,8 +7,8 @@
 #include "sigmoid_cuda.h"
 #include "sums_cuda.h"
 
-static constexpr int strips = 4, strip_rows = 64, block_rows = strips * strip_rows, block_channels = 128;
-static constexpr int rows_ahead = 8;  // loads under way per lane and operand
+static constexpr int strips = 4, strip_rows = 32, block_rows = strips * strip_rows, block_channels = 128;
+static constexpr int rows_ahead = 4;  // rows of which a lane has loads under way while it computes as many others
 static constexpr int most_taps = 4;
 
 // One element or four consecutive ones as they are in memory, where four lie at a multiple of their size.
@@ -65,6 +65,10 @@ template <class Act, int N> struct Column {
   __device__ Run<Act, N>* at(uint32_t row) const { return reinterpret_cast<Run<Act, N>*>(from + (uint64_t)row * row_bytes); }
   // What is read in place of a row after the last is not used.
   __device__ Run<Act, N> get(uint32_t row, const Strip& strip) const { return *at(row < strip.last ? row : strip.last); }
+  __device__ void get(uint32_t row, const Strip& strip, Run<Act, N> (&to)[rows_ahead]) const {
+#pragma unroll
+    for (int k = 0; k < rows_ahead; k++) to[k] = get(row + k, strip);
+  }
 };
 
 // Position of a row in its sequence; division of 32 bits is several times faster than that of 64.
@@ -141,11 +145,12 @@ template <int N, class Act> __device__ void walk(const conv_silu_args<Act>& a, c
   const Convolution<N> convolution(a, c);
   float x[before + rows_ahead][N];
   load_before(x, from, strip);
+  Run<Act, N> ahead[rows_ahead];
+  from.get(before, strip, ahead);
 #pragma unroll 1
   for (uint32_t row = before; row < before + strip_rows; row += rows_ahead) {
-    Run<Act, N> ahead[rows_ahead];
-#pragma unroll
-    for (int k = 0; k < rows_ahead; k++) ahead[k] = from.get(row + k, strip);
+    Run<Act, N> next[rows_ahead];
+    from.get(row + rows_ahead, strip, next);
 #pragma unroll
     for (int k = 0; k < rows_ahead; k++) {
       const int visible = seen.of(number, row + k);
@@ -157,6 +162,7 @@ template <int N, class Act> __device__ void walk(const conv_silu_args<Act>& a, c
         y[i] = u * sigmoid(u);
       }
       if (row + k <= strip.last) *to.at(row + k) = Run<Act, N>::of(y);
+      ahead[k] = next[k];
     }
     move_on(x);
   }
@@ -201,7 +207,8 @@ template <class Act, int N> struct Walk {
   const Strip strip;
   const Column<Act, N> x, dy, dx;
   const Convolution<N> convolution;
-  float rows[before + rows_ahead][N];  // of x
+  Run<Act, N> xs[rows_ahead], dys[rows_ahead];  // of the rows that come next
+  float rows[before + rows_ahead][N];           // of x
   float unfinished[most_taps][N] = {};  // dx of the row, the row before, ...
   float sums[1 + most_taps][N] = {};
 
@@ -212,13 +219,13 @@ template <class Act, int N> struct Walk {
         dx(a.dprojection, a.width, strip, a.offset + c),
         convolution(a, c) {
     load_before(rows, x, strip);
+    x.get(before, strip, xs), dy.get(before, strip, dys);
   }
 
-  // The rows from `row` on, which are the strip's own or those after it.
+  // The next rows, from `row` on, which are the strip's own or those after it.
   template <int Count, bool Own> __device__ void pass(const Seen& seen, int number, uint32_t row) {
-    Run<Act, N> xs[Count], dys[Count];
-#pragma unroll
-    for (int k = 0; k < Count; k++) xs[k] = x.get(row + k, strip), dys[k] = dy.get(row + k, strip);
+    Run<Act, N> next_xs[rows_ahead], next_dys[rows_ahead];
+    if (Own) x.get(row + Count, strip, next_xs), dy.get(row + Count, strip, next_dys);
 #pragma unroll
     for (int k = 0; k < Count; k++) {
       const int visible = seen.of(number, row + k);
@@ -242,6 +249,7 @@ template <class Act, int N> struct Walk {
       for (int i = 0; i < N; i++)
 #pragma unroll
         for (int back = before; back > 0; back--) unfinished[back][i] = unfinished[back - 1][i];
+      if (Own) xs[k] = next_xs[k], dys[k] = next_dys[k];
     }
     move_on(rows);
   }

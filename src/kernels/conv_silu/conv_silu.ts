@@ -62,7 +62,7 @@ export const convSilu = defineKernel({
   tolerance: 2e-6,
   cuda: {
     launches: ({ rows, channels }) => [
-      { entry: 'rows', grid: [Math.ceil(rows! / 256), Math.ceil(channels! / 128)], block: 128 },
+      { entry: 'rows', grid: [Math.ceil(rows! / 128), Math.ceil(channels! / 128)], block: 128 },
     ],
   },
 })
@@ -113,9 +113,9 @@ export const convSiluBackward = defineKernel({
   cases,
   tolerance: 3e-6,
   cuda: {
-    workspace: ({ rows, channels, taps }) => 4 * Math.ceil(rows! / 256) * (taps! + 1) * channels!,
+    workspace: ({ rows, channels, taps }) => 4 * Math.ceil(rows! / 128) * (taps! + 1) * channels!,
     launches: ({ rows, channels, taps }) => [
-      { entry: 'rows', grid: [Math.ceil(rows! / 256), Math.ceil(channels! / 128)], block: 128 },
+      { entry: 'rows', grid: [Math.ceil(rows! / 128), Math.ceil(channels! / 128)], block: 128 },
       { entry: 'parameters', grid: Math.ceil(((taps! + 1) * channels!) / 32), block: 256 },
     ],
   },
