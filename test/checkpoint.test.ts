@@ -313,7 +313,7 @@ describe('a disk that is full', () => {
         throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
       }
       refuses(
-        () => writeCheckpoint(run, files, { step: 20, seed: 1, tokens: 0 }, failing),
+        () => writeCheckpoint(run, files, { step: 20, seed: 1, tokens: 0 }, { write: failing }),
         `the checkpoint of step 20 cannot be saved in ROOT/run-${count}/checkpoints: ENOSPC: no space left on device; the one of step 10 stays`,
       )
       assert.deepEqual(readdirSync(join(run, 'checkpoints')), ['10'])
@@ -322,9 +322,16 @@ describe('a disk that is full', () => {
     const run = fresh()
     refuses(
       () =>
-        writeCheckpoint(run, files, { step: 20, seed: 1, tokens: 0 }, () => {
-          throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
-        }),
+        writeCheckpoint(
+          run,
+          files,
+          { step: 20, seed: 1, tokens: 0 },
+          {
+            write: () => {
+              throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' })
+            },
+          },
+        ),
       `the checkpoint of step 20 cannot be saved in ROOT/run-${count}/checkpoints: ENOSPC: no space left on device; there is no older one`,
     )
   })

@@ -7,7 +7,7 @@ function bar(isTTY: boolean) {
   const written: string[] = []
   const clock = { now: 0 }
   const stream = { isTTY, columns: 60, write: (text: string) => written.push(text) }
-  return { written, clock, progress: createProgressBar(stream, () => clock.now, {}) }
+  return { written, clock, progress: createProgressBar({ stream, now: () => clock.now, environment: {} }) }
 }
 
 describe('a progress bar', () => {

@@ -6,12 +6,14 @@ import type { RunConfig } from '../config/schema.ts'
 import { type Corpus, openCorpus } from '../data/corpus.ts'
 import { branchRun } from '../run/branch.ts'
 import { listCheckpoints } from '../run/checkpoint.ts'
+import type { Progress } from '../run/files.ts'
 import { openRun } from '../run/open.ts'
 import { type Origin, readMetrics, readRun } from '../run/read.ts'
 import { isTraining } from '../run/records.ts'
 import { train } from '../train/loop.ts'
 import { createDisplay, type DisplayStream } from './live.ts'
 import { packageVersion } from './main.ts'
+import { showWork } from './progress.ts'
 import { createTrainer, openConfigured } from './session.ts'
 
 /**
@@ -205,8 +207,11 @@ export class Conductor {
     const corpus = this.#corpus(config)
     const backend = await openConfigured(config)
     try {
-      const trainer = createTrainer(config, backend, corpus)
-      const run = openRun(directory, config, this.#origin(config, { backend: backend.name, ...backend.description }))
+      const trainer = createTrainer(config, backend, corpus, { empty: true })
+      const work = showWork({ stream })
+      const progress: Progress = (done, total, what) => work(done, total, `${this.#label(index)}: ${what}`)
+      const origin = this.#origin(config, { backend: backend.name, ...backend.description })
+      const run = openRun(directory, config, origin, { progress })
       const pause = new AbortController()
       const stop = () => pause.abort()
       signal.addEventListener('abort', stop)
@@ -234,6 +239,7 @@ export class Conductor {
               if (progress.step >= until || performance.now() >= this.#deadline) pause.abort()
             },
             event: (step, text) => display.note(`step ${step}: ${text}`),
+            work: progress,
           },
           pause.signal,
         )
@@ -242,6 +248,7 @@ export class Conductor {
         if (!divergence) throw error
         display.note(`${this.#label(index)}: diverged at step ${divergence.step}: ${divergence.reason}`)
       } finally {
+        work.done()
         display.done()
         signal.removeEventListener('abort', stop)
         run.close()

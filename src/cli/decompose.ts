@@ -117,7 +117,7 @@ function branchingFrom(opened: OpenedProbe, directory: string, steps: number, ba
     open: async (recipe, body) => {
       const backend = await openConfigured(config)
       try {
-        const trainer = new Trainer(config, backend, corpus, { recipe })
+        const trainer = new Trainer(config, backend, corpus, { recipe, empty: true })
         const own = new Probe(trainer, corpus, step, batches, probe.work)
         return body(trainer, () => own.losses(recipe))
       } finally {

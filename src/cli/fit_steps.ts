@@ -7,6 +7,7 @@ import { UserError } from '../config/errors.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { type Corpus, openCorpus } from '../data/corpus.ts'
 import { formatCount } from '../run/quantities.ts'
+import { showWork } from './progress.ts'
 import { createTrainer, openConfigured } from './session.ts'
 
 /**
@@ -31,7 +32,9 @@ export interface FittedRun {
 async function secondsPerStep(config: RunConfig, corpus: Corpus): Promise<number> {
   const backend = await openConfigured(config)
   try {
-    const trainer = createTrainer(config, backend, corpus)
+    const trainer = createTrainer(config, backend, corpus, { empty: true })
+    const work = showWork()
+    await trainer.initialise({ progress: (done, total) => work(done, total, 'initial weights') })
     const times: number[] = []
     const began = performance.now()
     for (let step = 0; step < timedSteps && (step < 4 || performance.now() - began < 1000 * timedSeconds); step++) {

@@ -1,3 +1,4 @@
+import type { Progress } from '../run/files.ts'
 import { type DisplayStream, formatDuration } from './live.ts'
 
 /**
@@ -14,16 +15,31 @@ export interface ProgressBar {
 const redrawEvery = 100
 const plainEvery = 15_000
 const cells = 20
+
+/** Milliseconds that work must last before it is shown on a terminal, where much of it is over in no time. */
+const patience = 500
 const clearLine = '\r\x1b[2K'
 
-export function createProgressBar(
-  stream: DisplayStream = process.stderr,
-  now: () => number = () => performance.now(),
-  environment: Readonly<Record<string, string | undefined>> = process.env,
-): ProgressBar {
+export interface BarOptions {
+  /** Default: standard error. */
+  readonly stream?: DisplayStream
+  /** Milliseconds; default: the system's monotonic clock. */
+  readonly now?: () => number
+  /** Default: the process's. CI and TERM are read. */
+  readonly environment?: Readonly<Record<string, string | undefined>>
+  /** Milliseconds before a terminal shows anything; default: none. */
+  readonly after?: number
+}
+
+export function createProgressBar({
+  stream = process.stderr,
+  now = () => performance.now(),
+  environment = process.env,
+  after = 0,
+}: BarOptions = {}): ProgressBar {
   const live = stream.isTTY === true && !environment.CI && environment.TERM !== 'dumb'
   const started = now()
-  let drawn = live ? Number.NEGATIVE_INFINITY : started
+  let drawn = live ? started + after - redrawEvery : started
   let shown = false
 
   return {
@@ -48,4 +64,33 @@ export function createProgressBar(
       if (live && shown) stream.write(clearLine)
     },
   }
+}
+
+export interface WorkDisplay extends Progress {
+  /** A sentence for the user, on a line of its own that stays. */
+  note(sentence: string): void
+  /** Takes away what is shown of work that was given up. */
+  done(): void
+}
+
+/** Shows one long piece of work after another, each in a bar that goes away when it is done; what is over soon is not shown. */
+export function showWork(options: BarOptions = {}): WorkDisplay {
+  let bar: ProgressBar | undefined
+  let shown: string | undefined
+  const end = () => {
+    bar?.done()
+    bar = undefined
+  }
+  const show: Progress = (done, total, what) => {
+    if (what !== shown) end()
+    bar ??= createProgressBar({ after: patience, ...options })
+    shown = what
+    if (done < total) bar.update(done, total, what)
+    else end()
+  }
+  const note = (sentence: string) => {
+    end()
+    ;(options.stream ?? process.stderr).write(`halfbyte: ${sentence}\n`)
+  }
+  return Object.assign(show, { note, done: end })
 }

@@ -3,10 +3,12 @@ import { UserError } from '../config/errors.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { type Corpus, openCorpus } from '../data/corpus.ts'
 import { kernels } from '../kernels/index.ts'
-import { type Checkpoint, latestGood, readCheckpoint } from '../run/checkpoint.ts'
+import { type Checkpoint, findCheckpoint } from '../run/checkpoint.ts'
 import { readConfig } from '../run/read.ts'
 import type { Backend } from '../tensor/backend.ts'
-import { Trainer, type TrainerOptions } from '../train/trainer.ts'
+import { Trainer } from '../train/trainer.ts'
+import type { CreateOptions } from '../train/weights.ts'
+import { showWork } from './progress.ts'
 
 /** What commands that compute with a model share: opening its backend, text and weights. */
 
@@ -35,7 +37,7 @@ export function createTrainer(
   config: RunConfig,
   backend: Backend,
   corpus: Corpus,
-  options: TrainerOptions = {},
+  options: CreateOptions = {},
 ): Trainer {
   checkTokenizer(config, corpus)
   return new Trainer(config, backend, corpus, options)
@@ -52,15 +54,12 @@ export interface OpenedRun {
 /** The weights of a run, of its newest intact checkpoint or of that of `step`, for whoever only reads them. */
 export async function openWeights(directory: string, step?: number): Promise<OpenedRun> {
   const config = readConfig(directory)
-  const checkpoint =
-    step === undefined
-      ? latestGood(directory, (_, reason) => toStderr(`halfbyte: ${reason}`))
-      : readCheckpoint(directory, step)
-  if (!checkpoint) throw new UserError(`${directory} has no checkpoint yet`)
+  const work = showWork()
+  const checkpoint = findCheckpoint(directory, step, work.note, work)
   const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
   const trainer = createTrainer(config, backend, corpus, { empty: true })
-  trainer.restoreWeights(checkpoint)
+  trainer.restoreWeights(checkpoint, work)
   return { config, corpus, backend, trainer, checkpoint }
 }
 

@@ -19,8 +19,9 @@ import { describeRun, dryRunText, formatCounts, planOf } from './dry_run.ts'
 import { createDisplay } from './live.ts'
 import { packageVersion } from './main.ts'
 import { Profile } from './profile.ts'
+import { showWork } from './progress.ts'
 import { sampleText } from './sample.ts'
-import { createTrainer, openConfigured, toStderr } from './session.ts'
+import { createTrainer, openConfigured } from './session.ts'
 import { stopOnSignals } from './signals.ts'
 import { printable } from './text.ts'
 import { lossSentence } from './validate.ts'
@@ -75,11 +76,12 @@ export async function trainInTerminal(
 ): Promise<void> {
   const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
-  const trainer = createTrainer(config, backend, corpus)
+  const trainer = createTrainer(config, backend, corpus, { empty: true })
   const device = { backend: backend.name, ...backend.description }
   const origin = { halfbyte: packageVersion(), device, corpus: corpus.fingerprint }
-  const notice = (sentence: string) => toStderr(`halfbyte: ${sentence}`)
-  const run = openRun(directory ?? createRunDirectory(config.name), config, origin, notice)
+  const work = showWork()
+  const watching = { notice: work.note, progress: work }
+  const run = openRun(directory ?? createRunDirectory(config.name), config, origin, watching)
   if (log !== undefined) run.attach(logs[log]!(run.directory, run.startStep))
   const { signal, release } = stopOnSignals()
   const profile = profiling ? new Profile(backend) : undefined
@@ -100,6 +102,7 @@ export async function trainInTerminal(
         },
         validation: (step, result) => display.note(`step ${step}: validation loss ${lossSentence(result)}`),
         event: (step, text) => display.note(`step ${step}: ${text}`),
+        work,
       },
       AbortSignal.any([signal, reached.signal]),
     )
@@ -110,6 +113,7 @@ export async function trainInTerminal(
       display.note(`step ${step}: validation loss ${lossSentence(validation)}`)
     }
   } finally {
+    work.done()
     display.done()
     release()
     run.close()

@@ -12,7 +12,7 @@ import {
 import { dirname, join, resolve } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
-import { isSystemError, makeDirectory, syncDirectory, systemReason, writeAll } from '../run/files.ts'
+import { counted, isSystemError, makeDirectory, syncDirectory, systemReason, writeAll } from '../run/files.ts'
 import { safetensorsChunks, safetensorsDtypes, type TensorToWrite } from '../tensor/safetensors.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 
@@ -94,14 +94,6 @@ function shardsOf(tensors: Checkpoint['tensors'], most: number): [string, Tensor
     room -= bytes
   }
   return shards
-}
-
-/** The chunks, each counted as it goes by. */
-function* counted(chunks: Iterable<Uint8Array>, count: (bytes: number) => void): Generator<Uint8Array> {
-  for (const chunk of chunks) {
-    yield chunk
-    count(chunk.length)
-  }
 }
 
 export const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`

@@ -1,6 +1,6 @@
-import { UserError } from '../config/errors.ts'
 import type { RunConfig } from '../config/schema.ts'
-import { latestGood, readCheckpoint } from '../run/checkpoint.ts'
+import { findCheckpoint } from '../run/checkpoint.ts'
+import type { Progress } from '../run/files.ts'
 import { readRun } from '../run/read.ts'
 import { openSafetensors, type SafetensorsFile } from '../tensor/safetensors.ts'
 
@@ -29,17 +29,17 @@ const weightsOf = (file: SafetensorsFile): Weights => ({
 /**
  * @param step checkpoint to use; default: the newest that is intact.
  * @param report told of every newer checkpoint that is damaged.
+ * @param progress told of the bytes that are checked.
  * @throws UserError if the directory is no run or has no intact checkpoint.
  */
 export function openExportedRun(
   directory: string,
   step: number | undefined,
   report: (reason: string) => void,
+  progress?: Progress,
 ): ExportedRun {
   const { config } = readRun(directory)
-  const checkpoint =
-    step === undefined ? latestGood(directory, (_, reason) => report(reason)) : readCheckpoint(directory, step)
-  if (!checkpoint) throw new UserError(`${directory} has no checkpoint yet`)
+  const checkpoint = findCheckpoint(directory, step, report, progress)
   const file = openSafetensors(checkpoint.files.model!)
   return {
     directory,

@@ -6,44 +6,67 @@
  * decisions whatever the number of threads. Source: docs/numerics.md, "Stochastic rounding".
  */
 
+/** The upper 32 bits of a product of 32-bit numbers, from products of their halves: each sum stays below 2^32. */
 const high = (a: number, b: number): number => {
   const a0 = a & 0xffff
   const a1 = a >>> 16
   const b0 = b & 0xffff
   const b1 = b >>> 16
-  const middle = a1 * b0 + ((a0 * b0) >>> 16)
-  const cross = a0 * b1 + (middle & 0xffff)
-  return (a1 * b1 + Math.floor(middle / 65536) + Math.floor(cross / 65536)) >>> 0
+  const middle = (Math.imul(a1, b0) + (Math.imul(a0, b0) >>> 16)) | 0
+  const cross = (Math.imul(a0, b1) + (middle & 0xffff)) | 0
+  return (Math.imul(a1, b1) + (middle >>> 16) + (cross >>> 16)) | 0
 }
 
-/** Ten rounds; `counter` is four words, `key` two. Writes four words to `out`. */
+/**
+ * Ten rounds for each four words of `out`: the first block is that of `counter`, the others follow it.
+ * @param counter four words
+ * @param key two words
+ * @param out a multiple of four words
+ */
 export function philox(counter: ArrayLike<number>, key: ArrayLike<number>, out: Uint32Array): Uint32Array {
-  let c0 = counter[0]! >>> 0
-  let c1 = counter[1]! >>> 0
-  let c2 = counter[2]! >>> 0
-  let c3 = counter[3]! >>> 0
-  let k0 = key[0]! >>> 0
-  let k1 = key[1]! >>> 0
-  for (let round = 0; round < 10; round++) {
-    const h0 = high(0xd2511f53, c0)
-    const l0 = Math.imul(0xd2511f53, c0)
-    const h1 = high(0xcd9e8d57, c2)
-    const l1 = Math.imul(0xcd9e8d57, c2)
-    c0 = (h1 ^ c1 ^ k0) >>> 0
-    c1 = l1 >>> 0
-    c2 = (h0 ^ c3 ^ k1) >>> 0
-    c3 = l0 >>> 0
-    k0 = (k0 + 0x9e3779b9) >>> 0
-    k1 = (k1 + 0xbb67ae85) >>> 0
+  let blockLow = counter[0]! | 0
+  let blockHigh = counter[1]! | 0
+  const stream = counter[2]! | 0
+  const step = counter[3]! | 0
+  const keyLow = key[0]! | 0
+  const keyHigh = key[1]! | 0
+  for (let i = 0; i < out.length; i += 4) {
+    let c0 = blockLow
+    let c1 = blockHigh
+    let c2 = stream
+    let c3 = step
+    let k0 = keyLow
+    let k1 = keyHigh
+    for (let round = 0; round < 10; round++) {
+      const h0 = high(0xd2511f53, c0)
+      const l0 = Math.imul(0xd2511f53, c0)
+      const h1 = high(0xcd9e8d57, c2)
+      const l1 = Math.imul(0xcd9e8d57, c2)
+      c0 = h1 ^ c1 ^ k0
+      c1 = l1
+      c2 = h0 ^ c3 ^ k1
+      c3 = l0
+      k0 = (k0 + 0x9e3779b9) | 0
+      k1 = (k1 + 0xbb67ae85) | 0
+    }
+    out[i] = c0
+    out[i + 1] = c1
+    out[i + 2] = c2
+    out[i + 3] = c3
+    blockLow = (blockLow + 1) | 0
+    if (blockLow === 0) blockHigh = (blockHigh + 1) | 0
   }
-  out[0] = c0
-  out[1] = c1
-  out[2] = c2
-  out[3] = c3
   return out
 }
 
-/** A sequential reader of one stream, for data order and initial weights. */
+/** Box and Muller: radius and angle of a pair of standard normals, from 24 bits of a word each. */
+const radiusOf = (word: number): number => Math.sqrt(-2 * Math.log(((word >>> 8) + 1) / 2 ** 24))
+const angleOf = (word: number): number => 2 * Math.PI * ((word >>> 8) / 2 ** 24)
+
+/** Words that are drawn at once where many are wanted. */
+const manyWords = 2 ** 12
+
+/** A sequential reader of one stream, for data order and initial weights. Every number takes one word; `below` may take more. */
 export class Stream {
   readonly #key: [number, number]
   readonly #counter: number[]
@@ -51,23 +74,39 @@ export class Stream {
   #used = 4
   #spare: number | undefined
 
-  /** `seed` is a whole number below 2^53; `stream` and `step` are 32-bit. */
-  constructor(seed: number, stream: number, step = 0) {
+  /**
+   * @param seed a whole number below 2^53
+   * @param stream 32-bit, as `step`
+   * @param block where to begin, in blocks of four words
+   */
+  constructor(seed: number, stream: number, step = 0, block = 0) {
     this.#key = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
-    this.#counter = [0, 0, stream, step]
+    this.#counter = [block >>> 0, Math.floor(block / 2 ** 32), stream, step]
   }
 
   /** 32 random bits. */
   word(): number {
     if (this.#used === 4) {
-      philox(this.#counter, this.#key, this.#words)
+      this.#blocks(this.#words)
       this.#used = 0
-      if (++this.#counter[0]! === 2 ** 32) {
-        this.#counter[0] = 0
-        this.#counter[1]!++
-      }
     }
     return this.#words[this.#used++]!
+  }
+
+  #blocks(out: Uint32Array): void {
+    philox(this.#counter, this.#key, out)
+    const next = this.#counter[0]! + out.length / 4
+    this.#counter[0] = next >>> 0
+    if (next >= 2 ** 32) this.#counter[1]!++
+  }
+
+  /** What as many calls of `word` would give. */
+  words(into: Uint32Array): void {
+    let i = 0
+    while (i < into.length && this.#used < 4) into[i++] = this.word()
+    const whole = into.length - ((into.length - i) % 4)
+    this.#blocks(into.subarray(i, whole))
+    for (i = whole; i < into.length; i++) into[i] = this.word()
   }
 
   /** Uniform in [0, 1), 24 bits. */
@@ -82,10 +121,28 @@ export class Stream {
       this.#spare = undefined
       return spare
     }
-    const radius = Math.sqrt(-2 * Math.log(((this.word() >>> 8) + 1) / 2 ** 24))
-    const angle = 2 * Math.PI * this.uniform()
+    const radius = radiusOf(this.word())
+    const angle = angleOf(this.word())
     this.#spare = radius * Math.sin(angle)
     return radius * Math.cos(angle)
+  }
+
+  /** Fills `values` with what as many calls of `normal` would give, times `deviation`. */
+  normals(values: Float32Array, deviation: number): void {
+    let i = 0
+    if (values.length > 0 && this.#spare !== undefined) values[i++] = this.normal() * deviation
+    const words = new Uint32Array(Math.min(manyWords, values.length - i))
+    while (values.length - i > 1) {
+      const some = words.subarray(0, Math.min(words.length, values.length - i) & ~1)
+      this.words(some)
+      for (let j = 0; j < some.length; j += 2) {
+        const radius = radiusOf(some[j]!)
+        const angle = angleOf(some[j + 1]!)
+        values[i++] = radius * Math.cos(angle) * deviation
+        values[i++] = radius * Math.sin(angle) * deviation
+      }
+    }
+    if (i < values.length) values[i] = this.normal() * deviation
   }
 
   /** Uniform in 0 .. n-1, without bias. */

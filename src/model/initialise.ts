@@ -1,20 +1,24 @@
 import { Stream } from '../formats/philox.ts'
+import { sizeOf } from '../tensor/tensor.ts'
+import type { ParameterSpec } from './blocks/block.ts'
 
 /**
  * Initial values, as Megatron's pretraining (docs/numerics.md, "Initialisation"). Each parameter reads its own random stream,
  * addressed by its name: the same weights whatever the recipe, the backend or the other parameters.
  */
 
-/** Fills `values` from `random`. */
+/**
+ * Fills `values` from `random`, of which each value takes one word, or none takes any: a range of a parameter that begins at a multiple of four
+ * can be drawn on its own.
+ */
 export type Initialiser = (random: Stream, values: Float32Array) => void
 
 export const ones: Initialiser = (_, values) => values.fill(1)
 
 export const normal =
   (deviation: number): Initialiser =>
-  (random, values) => {
-    for (let i = 0; i < values.length; i++) values[i] = random.normal() * deviation
-  }
+  (random, values) =>
+    random.normals(values, deviation)
 
 export const uniform =
   (least: number, most: number): Initialiser =>
@@ -46,4 +50,30 @@ function hash(name: string): number {
   return h >>> 0
 }
 
-export const streamOf = (seed: number, parameter: string): Stream => new Stream(seed, hash(parameter), INITIAL)
+/** @param element of the parameter, from which values are drawn: a multiple of 4. */
+export const streamOf = (seed: number, parameter: string, element = 0): Stream =>
+  new Stream(seed, hash(parameter), INITIAL, element / 4)
+
+/** A range of a parameter's elements. */
+export interface Piece {
+  /** Which of the model's parameters. */
+  readonly index: number
+  readonly start: number
+  readonly size: number
+}
+
+/** Elements of the largest piece: a multiple of 4, and few enough that memory for one costs nothing. */
+export const pieceSize = 2 ** 20
+
+/** Pieces of all parameters, in order. */
+export function* piecesOf(specs: readonly Pick<ParameterSpec, 'shape'>[]): Generator<Piece, undefined> {
+  for (const [index, { shape }] of specs.entries()) {
+    const size = sizeOf(shape)
+    for (let start = 0; start < size; start += pieceSize)
+      yield { index, start, size: Math.min(pieceSize, size - start) }
+  }
+}
+
+/** Fills `values` with the initial values of a parameter from its element `start` on. */
+export const drawPiece = ({ name, initialise }: ParameterSpec, seed: number, start: number, values: Float32Array) =>
+  initialise(streamOf(seed, name, start), values)

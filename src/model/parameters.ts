@@ -5,7 +5,7 @@ import { persistentTensor, sizeOf, type Tensor } from '../tensor/tensor.ts'
 import type { ParameterSpec } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
 import type { LinearShape, ModelConfig } from './config.ts'
-import { normal, ones, streamOf } from './initialise.ts'
+import { drawPiece, normal, ones, piecesOf } from './initialise.ts'
 
 export interface BlockSpec {
   readonly kind: string
@@ -101,19 +101,20 @@ export class Parameters {
     this.value = persistentTensor(backend, 'f32', [size])
     this.gradient = persistentTensor(backend, 'f32', [size])
     this.all = specs.map((spec, i) => {
-      const { name, shape, initialise, decay, linear: overwritten = false } = spec
+      const { name, shape, decay, linear: overwritten = false } = spec
       const offset = offsets[i]!
       const stored = storedShape(spec)
       const padded = { value: this.value.part(offset, stored), gradient: this.gradient.part(offset, stored) }
       const value = this.value.part(offset, shape)
-      if (seed !== undefined) {
-        const initial = new Float32Array(value.size)
-        initialise(streamOf(seed, name), initial)
-        value.write(initial)
-      }
       return { name, shape, offset, decay, overwritten, value, gradient: this.gradient.part(offset, shape), padded }
     })
     this.#byName = new Map(this.all.map(parameter => [parameter.name, parameter]))
+    if (seed === undefined) return
+    for (const { index, start, size } of piecesOf(specs)) {
+      const values = new Float32Array(size)
+      drawPiece(specs[index]!, seed, start, values)
+      this.all[index]!.value.part(start, [size]).write(values)
+    }
   }
 
   /** Elements of all parameters, without padding. */

@@ -6,9 +6,11 @@ import { type DType, dtypes, type TypedArray } from '../tensor/dtype.ts'
 import { type SafetensorsDtype, safetensorsChunks, type TensorToWrite } from '../tensor/safetensors.ts'
 import { sizeOf, type Tensor } from '../tensor/tensor.ts'
 import {
+  counted,
   type Digest,
   digestFile,
   isSystemError,
+  type Progress,
   pieceBytes,
   syncDirectory,
   systemReason,
@@ -75,9 +77,10 @@ function* pieces(tensor: CheckpointTensor, buffer: ArrayBuffer): Generator<Array
   }
 }
 
-function chunksOf(tensors: Iterable<CheckpointTensor>): Iterable<Uint8Array> {
-  const list = [...tensors]
-  const largest = Math.max(0, ...list.map(({ dtype, shape }) => sizeOf(shape) * dtypes[dtype].bytes))
+const bytesOf = ({ dtype, shape }: CheckpointTensor): number => sizeOf(shape) * dtypes[dtype].bytes
+
+function chunksOf(list: readonly CheckpointTensor[]): Iterable<Uint8Array> {
+  const largest = Math.max(0, ...list.map(bytesOf))
   const buffer = new ArrayBuffer(Math.min(pieceBytes, Math.ceil(largest / 64) * 64))
   const entries = new Map<string, TensorToWrite>()
   for (const tensor of list)
@@ -105,21 +108,36 @@ function moveIntoPlace(run: string, from: string, step: number): void {
   rmSync(replaced, { recursive: true, force: true })
 }
 
+export interface WriteOptions {
+  /** In place of the system's; for tests. */
+  readonly write?: Write | undefined
+  /** Told of the bytes of tensors that are written. */
+  readonly progress?: Progress | undefined
+}
+
 /**
  * Saves a checkpoint: written beside the others, flushed, then renamed to `checkpoints/<step>`, so that a folder of that name is always whole.
  * @throws UserError if the system refuses, for instance because the disk is full: nothing of the new checkpoint stays, the older ones do.
  */
-export function writeCheckpoint(run: string, files: CheckpointFiles, state: TrainingState, write?: Write): string {
+export function writeCheckpoint(
+  run: string,
+  files: CheckpointFiles,
+  state: TrainingState,
+  { write, progress = () => {} }: WriteOptions = {},
+): string {
   const { step } = state
   const partial = besideName(run, 'writing', step)
   try {
     rmSync(partial, { recursive: true, force: true })
     mkdirSync(partial, { recursive: true })
     const digests: Record<string, Digest> = {}
-    for (const [name, tensors] of Object.entries(files)) {
-      const file = `${name}.safetensors`
-      digests[file] = writeDurably(join(partial, file), chunksOf(tensors), write)
-    }
+    const lists = Object.entries(files).map(([name, tensors]) => [`${name}.safetensors`, [...tensors]] as const)
+    const total = lists.reduce((sum, [, list]) => sum + list.reduce((bytes, tensor) => bytes + bytesOf(tensor), 0), 0)
+    let done = 0
+    const count = (bytes: number) =>
+      progress((done = Math.min(total, done + bytes)), total, `saving the checkpoint of step ${step}`)
+    for (const [file, list] of lists)
+      digests[file] = writeDurably(join(partial, file), counted(chunksOf(list), count), write)
     const content = { format: formatVersion, state, files: digests }
     const text = JSON.stringify({ ...content, sha256: digestOf(content) }, null, 1)
     writeDurably(join(partial, names.state), [Buffer.from(`${text}\n`, 'utf8')], write)
@@ -195,9 +213,10 @@ function readState(path: string): StoredState {
 
 /**
  * Checks a checkpoint to the last byte.
+ * @param progress told of the bytes that are checked.
  * @throws UserError naming the file that is missing, too short or changed.
  */
-export function readCheckpoint(run: string, step: number): Checkpoint {
+export function readCheckpoint(run: string, step: number, progress: Progress = () => {}): Checkpoint {
   const directory = checkpointDirectory(run, step)
   if (!existsSync(directory)) {
     const steps = listCheckpoints(run)
@@ -210,6 +229,9 @@ export function readCheckpoint(run: string, step: number): Checkpoint {
       `${join(directory, names.state)} is of step ${state.step}, wanted ${step}: the folder was renamed`,
     )
   const paths: Record<string, string> = {}
+  const total = Object.values(files).reduce((sum, { bytes }) => sum + bytes, 0)
+  let done = 0
+  const count = (bytes: number) => progress((done += bytes), total, `checking the checkpoint of step ${step}`)
   for (const [name, wanted] of Object.entries(files)) {
     const path = join(directory, name)
     if (!existsSync(path)) throw new UserError(`${path} is missing`)
@@ -218,7 +240,7 @@ export function readCheckpoint(run: string, step: number): Checkpoint {
       throw new UserError(
         `${path} is ${size < wanted.bytes ? 'truncated' : 'too long'}: found ${size} bytes, wanted ${wanted.bytes}`,
       )
-    if (digestFile(path).sha256 !== wanted.sha256)
+    if (digestFile(path, count).sha256 !== wanted.sha256)
       throw new UserError(`${path} is damaged: its SHA-256 is not the one in ${names.state}`)
     paths[name.replace(/\.safetensors$/, '')] = path
   }
@@ -228,14 +250,19 @@ export function readCheckpoint(run: string, step: number): Checkpoint {
 /**
  * The newest checkpoint that is intact, or undefined if the run has none.
  * @param damaged Told of every newer one that is not, with the reason.
+ * @param progress told of the bytes that are checked.
  * @throws UserError if there are checkpoints but none is intact.
  */
-export function latestGood(run: string, damaged: (step: number, reason: string) => void): Checkpoint | undefined {
+export function latestGood(
+  run: string,
+  damaged: (step: number, reason: string) => void,
+  progress?: Progress,
+): Checkpoint | undefined {
   const steps = listCheckpoints(run).reverse()
   let first: string | undefined
   for (const step of steps) {
     try {
-      return readCheckpoint(run, step)
+      return readCheckpoint(run, step, progress)
     } catch (error) {
       if (!(error instanceof UserError)) throw error
       first ??= error.message
@@ -246,6 +273,23 @@ export function latestGood(run: string, damaged: (step: number, reason: string) 
   throw new UserError(
     steps.length === 1 ? `${first}; there is no older checkpoint` : `${first}; no older checkpoint is intact`,
   )
+}
+
+/**
+ * The checkpoint of `step`, or the newest that is intact, for whoever only reads it.
+ * @param notice told in a sentence of every newer one that is damaged.
+ * @throws UserError if there is none.
+ */
+export function findCheckpoint(
+  run: string,
+  step: number | undefined,
+  notice: (sentence: string) => void,
+  progress?: Progress,
+): Checkpoint {
+  if (step !== undefined) return readCheckpoint(run, step, progress)
+  const found = latestGood(run, (_, reason) => notice(reason), progress)
+  if (!found) throw new UserError(`${run} has no checkpoint yet`)
+  return found
 }
 
 /** Moves a damaged checkpoint aside, so that its step can be saved anew and nothing of it is lost. */

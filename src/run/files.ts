@@ -34,6 +34,17 @@ export type Write = (file: number, bytes: Uint8Array, offset: number, length: nu
 /** At most this much is held at once of what is written or read. */
 export const pieceBytes = 64 * 2 ** 20
 
+/** Told of long work: how much of it is done, of how much, and what is being done. */
+export type Progress = (done: number, total: number, what: string) => void
+
+/** The chunks, each counted as it goes by. */
+export function* counted(chunks: Iterable<Uint8Array>, count: (bytes: number) => void): Generator<Uint8Array> {
+  for (const chunk of chunks) {
+    yield chunk
+    count(chunk.length)
+  }
+}
+
 /** What the system said, without the call that it said it about: `ENOSPC: no space left on device`. */
 export function systemReason(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException
@@ -95,17 +106,19 @@ export function replaceFile(path: string, text: string): void {
   syncDirectory(dirname(path))
 }
 
-export function digestFile(path: string): Digest {
+/** @param count told of the bytes that are read, as they are. */
+export function digestFile(path: string, count: (bytes: number) => void = () => {}): Digest {
   const hash = createHash('sha256')
   const buffer = Buffer.alloc(2 ** 20)
   const file = openSync(path, 'r')
   let bytes = 0
   try {
     for (;;) {
-      const count = readSync(file, buffer, 0, buffer.length, null)
-      if (count === 0) return { bytes, sha256: hash.digest('hex') }
-      hash.update(buffer.subarray(0, count))
-      bytes += count
+      const length = readSync(file, buffer, 0, buffer.length, null)
+      if (length === 0) return { bytes, sha256: hash.digest('hex') }
+      hash.update(buffer.subarray(0, length))
+      bytes += length
+      count(length)
     }
   } finally {
     closeSync(file)

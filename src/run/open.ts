@@ -4,7 +4,7 @@ import { UserError } from '../config/errors.ts'
 import { firstDifference } from '../config/load.ts'
 import type { RunConfig } from '../config/schema.ts'
 import { type Checkpoint, latestGood, removeRemains, setAside } from './checkpoint.ts'
-import { isSystemError, makeDirectory, replaceFile, systemReason } from './files.ts'
+import { isSystemError, makeDirectory, type Progress, replaceFile, systemReason } from './files.ts'
 import { names } from './layout.ts'
 import { lockRun } from './lock.ts'
 import { configText, type Origin, readRun, type StoredRun } from './read.ts'
@@ -63,10 +63,13 @@ function checkSame(directory: string, { config, origin }: StoredRun, here: RunCo
 }
 
 /** The newest intact checkpoint; damaged newer ones are moved aside. */
-function takeCheckpoint(directory: string): { checkpoint: Checkpoint | undefined; damaged: string[] } {
+function takeCheckpoint(
+  directory: string,
+  progress?: Progress,
+): { checkpoint: Checkpoint | undefined; damaged: string[] } {
   removeRemains(directory)
   const damaged: { step: number; reason: string }[] = []
-  const checkpoint = latestGood(directory, (step, reason) => damaged.push({ step, reason }))
+  const checkpoint = latestGood(directory, (step, reason) => damaged.push({ step, reason }), progress)
   for (const { step } of damaged) setAside(directory, step)
   return { checkpoint, damaged: damaged.map(({ reason }) => reason) }
 }
@@ -78,17 +81,23 @@ function placementChanges(before: Origin['device'], after: Origin['device']): Re
   return Object.fromEntries(changed.map(key => [key, `${before?.[key] ?? 'absent'} -> ${after[key] ?? 'absent'}`]))
 }
 
+export interface OpenOptions {
+  /** Told of every damaged checkpoint that is passed over, in a sentence; an event records it too. */
+  readonly notice?: (sentence: string) => void
+  /** Told of the bytes of checkpoints that are checked. */
+  readonly progress?: Progress
+}
+
 /**
  * Opens a directory for training: a new run in an absent or empty directory, or the unfinished run of the same config that is in
  * it, cut back to its newest intact checkpoint. `close` it.
- * @param notice Told of every damaged checkpoint that is passed over, in a sentence; an event records it too.
  * @throws UserError if anything else is there, naming the first difference; if another process writes to it; if it cannot be written.
  */
 export function openRun(
   directory: string,
   config: RunConfig,
   origin: Origin,
-  notice: (sentence: string) => void = () => {},
+  { notice = () => {}, progress }: OpenOptions = {},
 ): Run {
   const before = existing(directory)
   if (before) checkSame(directory, before, config, origin)
@@ -96,7 +105,7 @@ export function openRun(
     makeDirectory(directory)
     const unlock = lockRun(directory)
     try {
-      const { checkpoint, damaged } = takeCheckpoint(directory)
+      const { checkpoint, damaged } = takeCheckpoint(directory, progress)
       const step = checkpoint?.state.step ?? 0
       const { branch, imported } = before?.origin ?? {}
       const beginning = branch ? `at step ${branch.step} of another run` : imported && `with the weights of ${imported}`

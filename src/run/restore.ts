@@ -32,9 +32,14 @@ function readAt(path: string, file: number, into: Uint8Array, position: number):
 /**
  * Fills tensors from a .safetensors file, at most 64 MiB at a time. The file must hold these tensors and no others; all is checked
  * before the first is written.
+ * @param progress told how many bytes of how many are restored.
  * @throws UserError naming the tensor that is missing, of another shape or not wanted.
  */
-export function restoreTensors(path: string, targets: Iterable<RestoredTensor>): void {
+export function restoreTensors(
+  path: string,
+  targets: Iterable<RestoredTensor>,
+  progress: (done: number, total: number) => void = () => {},
+): void {
   const wanted = [...targets]
   const header = openSafetensors(path)
   header.close()
@@ -48,7 +53,10 @@ export function restoreTensors(path: string, targets: Iterable<RestoredTensor>):
     unwanted.delete(name)
   }
   for (const name of unwanted) throw new UserError(`${path} has a tensor ${name} that the model does not have`)
-  const largest = Math.max(0, ...wanted.map(({ dtype, shape }) => sizeOf(shape) * dtypes[dtype].bytes))
+  const sizes = wanted.map(({ dtype, shape }) => sizeOf(shape) * dtypes[dtype].bytes)
+  const largest = Math.max(0, ...sizes)
+  const total = sizes.reduce((sum, bytes) => sum + bytes, 0)
+  let done = 0
   const buffer = new ArrayBuffer(Math.min(pieceBytes, Math.ceil(largest / 64) * 64))
   const file = openSync(path, 'r')
   try {
@@ -61,6 +69,7 @@ export function restoreTensors(path: string, targets: Iterable<RestoredTensor>):
         const length = Math.min(most, size - start)
         readAt(path, file, new Uint8Array(buffer, 0, length * bytes), first + start * bytes)
         target.write(start, new array(buffer, 0, length))
+        progress((done += length * bytes), total)
       }
     }
   } finally {

@@ -5,9 +5,9 @@ import {
   type CheckpointFiles,
   pruneCheckpoints,
   type TrainingState,
+  type WriteOptions,
   writeCheckpoint,
 } from './checkpoint.ts'
-import type { Write } from './files.ts'
 import { type RecordFile, recordFiles } from './layout.ts'
 import {
   type EventRecord,
@@ -72,10 +72,10 @@ export class Run {
    * from it keeps them and writes none of them again. A step already saved is not saved twice.
    * @throws UserError if the disk is full or the system refuses; the older checkpoints stay.
    */
-  save(files: CheckpointFiles, state: TrainingState, write?: Write): void {
+  save(files: CheckpointFiles, state: TrainingState, options?: WriteOptions): void {
     if (this.#saved === state.step) return
     for (const writer of [...Object.values(this.#writers), ...this.#sinks]) writer.sync()
-    writeCheckpoint(this.directory, files, state, write)
+    writeCheckpoint(this.directory, files, state, options)
     this.#saved = state.step
     pruneCheckpoints(this.directory, this.config.checkpoint.keep)
   }

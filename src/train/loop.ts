@@ -1,5 +1,6 @@
 import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
+import type { Progress } from '../run/files.ts'
 import { readMetrics } from '../run/read.ts'
 import { isTraining } from '../run/records.ts'
 import { RouteLog } from '../run/routes.ts'
@@ -14,6 +15,8 @@ export interface Observer {
   step?(progress: { step: number; loss: number; tokensPerSecond: number; lr: number; gradNorm: number }): void
   validation?(step: number, result: ValidationResult): void
   event?(step: number, text: string): void
+  /** Told of long work beside the steps: initial weights, and checkpoints that are read or written. */
+  readonly work?: Progress
   /** A step at which the observer may ask to stop: its result is waited for before the next begins. */
   readonly until?: number
 }
@@ -59,7 +62,9 @@ const savedText = ({ savedStep }: Run): string =>
 
 async function trainOn(run: Run, trainer: Trainer, observer: Observer, stop?: AbortSignal): Promise<Outcome> {
   const { config } = trainer
-  if (run.checkpoint) trainer.restore(run.checkpoint)
+  const progress = (done: number, total: number) => observer.work?.(done, total, 'initial weights')
+  if (run.checkpoint) trainer.restore(run.checkpoint, observer.work)
+  else await trainer.initialise({ progress, signal: stop })
   const spikes = new SpikeDetector()
   for (const record of readMetrics(run.directory)) if (isTraining(record)) spikes.observe(record.loss)
   const { name, description } = trainer.model.backend
@@ -78,7 +83,8 @@ async function trainOn(run: Run, trainer: Trainer, observer: Observer, stop?: Ab
   const save = () => {
     const problem = weightProblem(trainer.optimizer.nonFiniteWeights())
     if (problem) stopFor(problem, step)
-    run.save(trainer.files(), { step, seed: config.seed, tokens: step * trainer.tokensPerStep })
+    const state = { step, seed: config.seed, tokens: step * trainer.tokensPerStep }
+    run.save(trainer.files(), state, { progress: observer.work })
   }
   const due = (every: number, at: number) => (every > 0 && at % every === 0) || at === config.steps
 

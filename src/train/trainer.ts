@@ -1,14 +1,16 @@
+import { availableParallelism } from 'node:os'
 import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import type { Corpus } from '../data/corpus.ts'
 import { mixtureOf } from '../data/mixture.ts'
 import { type Batch as HostBatch, Sampler, Validation } from '../data/sampler.ts'
-import { type Batch, Model } from '../model/model.ts'
+import { type DrawOptions, drawWeights } from '../model/draw.ts'
+import type { Batch, Model } from '../model/model.ts'
 import { type Role, roles, type Watched } from '../ops/linear.ts'
-import type { Recipe } from '../recipes/recipe.ts'
-import type { Checkpoint, CheckpointFiles, CheckpointTensor } from '../run/checkpoint.ts'
+import type { Checkpoint, CheckpointFiles } from '../run/checkpoint.ts'
 import { fromBackend } from '../run/checkpoint.ts'
-import { type RestoredTensor, restoreTensors, toBackend } from '../run/restore.ts'
+import type { Progress } from '../run/files.ts'
+import { restoreTensors, toBackend } from '../run/restore.ts'
 import type { Backend } from '../tensor/backend.ts'
 import type { Routes } from '../tensor/routes.ts'
 import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
@@ -16,6 +18,7 @@ import { operandPlace, type Place } from './guards.ts'
 import { measure, type NumericsRecord, type OperandNumerics } from './numerics.ts'
 import { type GradientReport, Optimizer } from './optimizer.ts'
 import { learningRate } from './schedule.ts'
+import { type CreateOptions, createModel, restoreWeights } from './weights.ts'
 
 export interface StepResult extends GradientReport {
   /** Mean cross-entropy of the step's targets, in nats. */
@@ -43,13 +46,6 @@ export interface ValidationResult {
 const forwardRoles: readonly Role[] = ['wRows', 'xRows', 'xColumns']
 const backwardRoles: readonly Role[] = ['wColumns', 'dyRows', 'dyColumns']
 
-export interface TrainerOptions {
-  /** What to compute in, if not the config's recipe under its rules. */
-  readonly recipe?: Recipe
-  /** Leaves the weights zero, for whoever restores them at once. */
-  readonly empty?: boolean
-}
-
 /** A model, its optimizer and its data: everything that a step computes, nothing of where it is recorded. */
 export class Trainer {
   readonly config: RunConfig
@@ -61,30 +57,22 @@ export class Trainer {
   readonly #batches: readonly Batch[]
   /** f32[micro-batches, ...]: the model's statistics as each micro-batch left them. */
   readonly #found: Tensor
+  /** Whether the weights are neither drawn nor restored. */
+  #isEmpty: boolean
 
   /** @throws Error if text, config and recipe do not fit together. */
-  constructor(config: RunConfig, backend: Backend, corpus: Corpus, options: TrainerOptions = {}) {
-    const { recipe = recipeOf(config), empty = false } = options
+  constructor(config: RunConfig, backend: Backend, corpus: Corpus, options: CreateOptions = {}) {
     const { sequence, batch, micro_batch: microBatch, boundaries } = config.data
-    const tokens = sequence * microBatch
     this.config = config
-    this.model = new Model({
-      config: config.model,
-      backend,
-      recipe,
-      seed: config.seed,
-      empty,
-      steps: config.steps,
-      sequence,
-      tokens,
-    })
+    this.#isEmpty = options.empty ?? false
+    this.model = createModel(config, backend, options)
     this.optimizer = new Optimizer(this.model.parameters, config.optimizer)
     const rowOptions = { sequence, microBatch, boundaries }
     const order = { mixture: mixtureOf(config.data, config.steps, batch), seed: config.seed, batch }
     this.sampler = new Sampler(corpus.sources, corpus.tokenizer, order, rowOptions)
     this.#validation = new Validation(corpus.validation, corpus.tokenizer, config.validation.batches, rowOptions)
     const microBatches = batch / microBatch
-    const rows = (): Tensor => persistentTensor(backend, 'i32', [tokens])
+    const rows = (): Tensor => persistentTensor(backend, 'i32', [sequence * microBatch])
     this.#batches = Array.from({ length: microBatches }, () => ({ tokens: rows(), targets: rows(), starts: rows() }))
     this.#found = persistentTensor(backend, 'f32', [microBatches, ...this.model.statistics.shape])
   }
@@ -207,36 +195,45 @@ export class Trainer {
   /** Tensors of a checkpoint, by file. */
   files(): CheckpointFiles {
     return {
-      model: this.#tensors((name, tensor) => fromBackend(name, tensor), ['']),
-      optimizer: this.#tensors((name, tensor) => fromBackend(name, tensor), ['first', 'second']),
-    } satisfies Record<string, CheckpointTensor[]>
+      model: this.model.parameters.all.map(({ name, value }) => fromBackend(name, value)),
+      optimizer: this.#moments(fromBackend),
+    }
   }
 
-  /** @throws UserError if the checkpoint holds other tensors than this model has. */
-  restore(checkpoint: Checkpoint): void {
-    this.restoreWeights(checkpoint)
-    const moments: RestoredTensor[] = this.#tensors((name, tensor) => toBackend(name, tensor), ['first', 'second'])
-    restoreTensors(checkpoint.files.optimizer!, moments)
+  /**
+   * Draws the initial weights of a trainer that was made empty and has none yet, as the other trainers have them from the start.
+   * @param options threads as those of the config, or all that the machine has.
+   */
+  async initialise(options: Omit<DrawOptions, 'threads'> = {}): Promise<void> {
+    if (!this.#isEmpty) return
+    const { model, seed, threads = availableParallelism() } = this.config
+    await drawWeights(this.model.parameters, model, seed, { ...options, threads })
+    this.model.weightsChanged()
+    this.#isEmpty = options.signal?.aborted === true
+  }
+
+  /**
+   * @param progress told of the bytes that are read.
+   * @throws UserError if the checkpoint holds other tensors than this model has.
+   */
+  restore(checkpoint: Checkpoint, progress?: Progress): void {
+    this.restoreWeights(checkpoint, progress)
+    const what = `reading the moments of step ${checkpoint.state.step}`
+    restoreTensors(checkpoint.files.optimizer!, this.#moments(toBackend), (...told) => progress?.(...told, what))
   }
 
   /** The weights alone, and the phase of the recipe that made them, for whoever only evaluates. */
-  restoreWeights(checkpoint: Checkpoint): void {
-    restoreTensors(
-      checkpoint.files.model!,
-      this.#tensors((name, tensor) => toBackend(name, tensor), ['']),
-    )
-    this.model.beginStep(Math.max(0, checkpoint.state.step - 1))
+  restoreWeights(checkpoint: Checkpoint, progress?: Progress): void {
+    restoreWeights(this.model, checkpoint, progress)
+    this.#isEmpty = false
   }
 
-  /** Weights under their own names (''), moments as `<name>.first` and `<name>.second`. */
-  #tensors<T>(make: (name: string, tensor: Tensor) => T, of: readonly ('' | 'first' | 'second')[]): T[] {
-    const { all, value } = this.model.parameters
+  /** Moments as `<name>.first` and `<name>.second`. */
+  #moments<T>(make: (name: string, tensor: Tensor) => T): T[] {
     const { moments } = this.optimizer
-    return of.flatMap(which =>
-      all.map(({ name, shape, offset }) =>
-        which === ''
-          ? make(name, value.part(offset, shape))
-          : make(`${name}.${which}`, moments[which].part(offset, shape)),
+    return (['first', 'second'] as const).flatMap(which =>
+      this.model.parameters.all.map(({ name, shape, offset }) =>
+        make(`${name}.${which}`, moments[which].part(offset, shape)),
       ),
     )
   }
