@@ -3,6 +3,7 @@ import { describe, it } from 'node:test'
 import type { Recipe } from '../src/recipes/recipe.ts'
 import { findRecipe, recipes } from '../src/recipes/recipes.ts'
 import { isQuantized, phases, resolveRecipe } from '../src/recipes/resolve.ts'
+import { outputMultiple } from '../src/recipes/shapes.ts'
 
 const names = ['in_proj', 'out_proj', 'up_proj', 'down_proj', 'qkv_proj', 'o_proj']
 const sites = (blocks: number) =>
@@ -103,5 +104,13 @@ describe('recipes', () => {
       /dgrad wants the weights of forward, but no rule quantises them there/,
     )
     assert.throws(() => findRecipe('nvfp5'), /recipe "nvfp5" is unknown; use one of bf16, fp32, /)
+  })
+
+  it('pad outputs to whole blocks and rotations', () => {
+    const multiples = { bf16: 1, nvfp4: 16, mxfp4: 32, fp8: 128, 'fp8-tensor': 16 }
+    for (const [name, multiple] of Object.entries(multiples)) {
+      const layer = resolveRecipe(findRecipe(name), sites(20), { blocks: 20 }, 0, 1)[20]
+      assert.equal(outputMultiple(layer!), multiple, name)
+    }
   })
 })

@@ -10,6 +10,8 @@ const blockOf = ({ format }: Quantized): number => (formats[format].scale === 'f
 
 interface Need {
   readonly multiple: number
+  /** Of whole blocks, if that is more. */
+  readonly whole?: number
   readonly why: string
 }
 
@@ -18,7 +20,8 @@ function needs(gemm: Gemm, image: Quantized | undefined): { along: Need[]; acros
   const across: Need[] = []
   const add = (operand: Operand | undefined) => {
     if (!operand || !isQuantized(operand)) return
-    const need = { multiple: blockOf(operand), why: operand.format }
+    const { block } = formats[operand.format]
+    const need = { multiple: blockOf(operand), ...(Number.isFinite(block) && { whole: block }), why: operand.format }
     along.push(need)
     if (operand.square) across.push(need)
   }
@@ -52,9 +55,12 @@ function needsOf(recipe: ResolvedRecipe): (Need & { readonly side: Side })[] {
   })
 }
 
-/** What the number of output features must be a multiple of. All needs are powers of two, so the largest contains the others. */
+/**
+ * What the number of output features is padded to where it may be: whole blocks, also in formats whose last block may be short, because tensor
+ * cores take no short ones. All multiples are powers of two, so the largest contains the others.
+ */
 export const outputMultiple = (recipe: ResolvedRecipe): number =>
-  Math.max(1, ...needsOf(recipe).map(({ side, multiple }) => (side === 'outputs' ? multiple : 1)))
+  Math.max(1, ...needsOf(recipe).map(({ side, multiple, whole }) => (side !== 'outputs' ? 1 : (whole ?? multiple))))
 
 /**
  * @param shape the layer: y[tokens, rows] = x[tokens, cols] · w[rows, cols]ᵀ.
