@@ -15,7 +15,7 @@ const factorBytes = 256
 const aligned = (bytes: number): number => Math.ceil(bytes / 256) * 256
 const threads = 256
 /** One thread for `elements` elements, in blocks of `threads`. */
-const cover = (count: number, elements: number) => ({
+export const cover = (count: number, elements: number) => ({
   grid: Math.min(Math.ceil(count / elements / threads), 2 ** 20),
   block: threads,
 })
@@ -86,8 +86,8 @@ export interface Native {
   layouts(dims: Dims, scalars: Scalars): { readonly a: ScaleLayout; readonly b: ScaleLayout } | undefined
   /** Names of the arguments with scales that lie as they should; others are brought to the place of their operand in the workspace. */
   scales(dims: Dims): { readonly a?: string; readonly b?: string }
-  /** Elements of each operand's scales, for the launches `arrange_a` and `arrange_b` that bring them there. */
-  arranged?(dims: Dims): { readonly a: number; readonly b: number }
+  /** Launches that bring them there. */
+  arrange?(dims: Dims): readonly Launch[]
 }
 
 export interface Expansion {
@@ -129,10 +129,8 @@ function nativeLaunches(
     accumulate: scalars.accumulate === 1,
   }
   if (!offers(product)) return undefined
-  const counts = native.arranged?.(dims)
   return [
-    ...(a || !counts ? [] : [{ entry: 'arrange_a', ...cover(counts.a, 1) }]),
-    ...(b || !counts ? [] : [{ entry: 'arrange_b', ...cover(counts.b, 1) }]),
+    ...(native.arrange?.(dims) ?? []),
     ...(dtype === 'e2m1' ? [{ entry: 'factor', grid: 1, block: 32 }] : []),
     product,
   ]

@@ -11,24 +11,41 @@ __device__ inline void expand(const uint8_t* codes, const float* scales, void* t
   expand_codes<E4M3, float>(codes, to, rows, k, scale);
 }
 
-// Scales as cuBLASLt reads them: src/tensor/cuda.ts, ScaleLayout.
-__device__ inline void arrange(const float* scales, void* to, int64_t rows, int64_t scale_rows, int64_t blocks) {
-  float* const out = static_cast<float*>(to);
-  if (scale_rows == rows) GRID_LOOP(i, rows * blocks) out[i] = scales[i % rows * blocks + i / rows];
-  else {
-    const int64_t pitch = (blocks + 3) / 4 * 4;
-    GRID_LOOP(i, scale_rows * pitch) out[i] = i % pitch < blocks ? scales[i / pitch * blocks + i % pitch] : 0.0f;
-  }
-}
+// Scales [rows, blocks] of one operand, of its rows or of square tiles, for cuBLASLt: src/tensor/cuda.ts, ScaleLayout. A block of threads brings 32 x 32
+// of them where they belong.
+struct Arranged {
+  const float* scales;
+  char* to;
+  int64_t rows, blocks;
+  bool of_rows;
 
-__device__ void run_gemm_fp8_arrange_a(const gemm_fp8_args& g, void* workspace) {
-  arrange(g.a_scales, space(g, workspace).a, g.m, g.a_scale_rows, g.blocks);
+  __device__ bool lie_so() const { return !of_rows && blocks % 4 == 0; }
+  __device__ int64_t pieces() const { return lie_so() ? 0 : (rows + 31) / 32 * ((blocks + 31) / 32); }
+  __device__ void arrange(int64_t piece) const {
+    __shared__ float values[32][33];
+    float* const out = reinterpret_cast<float*>(to);
+    const int64_t across = (blocks + 31) / 32, pitch = (blocks + 3) / 4 * 4, row = piece / across * 32, block = piece % across * 32;
+    const int x = threadIdx.x % 32;
+    for (int i = threadIdx.x / 32; i < 32; i += 8) values[i][x] = row + i < rows && block + x < blocks ? scales[(row + i) * blocks + block + x] : 0.0f;
+    __syncthreads();
+    for (int i = threadIdx.x / 32; i < 32; i += 8)
+      if (of_rows) {
+        if (block + i < blocks && row + x < rows) out[(block + i) * rows + row + x] = values[x][i];
+      } else if (row + i < rows && block + x < pitch) {
+        out[(row + i) * pitch + block + x] = values[i][x];
+      }
+  }
+};
+
+__device__ void run_gemm_fp8_arrange(const gemm_fp8_args& g, void* workspace) {
+  const ProductSpace to = space(g, workspace);
+  const Arranged a{g.a_scales, to.a, g.a_scale_rows, g.blocks, g.a_scale_rows == g.m};
+  const Arranged b{g.b_scales, to.b, g.b_scale_rows, g.blocks, g.b_scale_rows == g.n};
+  const int64_t piece = blockIdx.x, of_a = a.pieces();
+  if (piece < of_a) a.arrange(piece);
+  else b.arrange(piece - of_a);
 }
-EXPORT_CUDA_ENTRY(gemm_fp8, arrange_a, 256)
-__device__ void run_gemm_fp8_arrange_b(const gemm_fp8_args& g, void* workspace) {
-  arrange(g.b_scales, space(g, workspace).b, g.n, g.b_scale_rows, g.blocks);
-}
-EXPORT_CUDA_ENTRY(gemm_fp8, arrange_b, 256)
+EXPORT_CUDA_ENTRY(gemm_fp8, arrange, 256)
 
 __device__ void run_gemm_fp8_expand_a(const gemm_fp8_args& g, void* workspace) {
   expand(g.a_codes, g.a_scales, space(g, workspace).a, g.m, g.k, g.a_scale_rows, g.blocks);

@@ -7,6 +7,15 @@ const { fround } = Math
 /** Tensor cores of Hopper keep about 13 bits below the largest product of a group while they add FP8. */
 const nativeTolerance = 1e-3
 
+/** Operands whose scales lie as cuBLASLt reads them. */
+const scales = ({ m, n, blocks, a_scale_rows, b_scale_rows }: Dims) => ({
+  ...(a_scale_rows !== m && blocks! % 4 === 0 ? { a: 'a_scales' } : {}),
+  ...(b_scale_rows !== n && blocks! % 4 === 0 ? { b: 'b_scales' } : {}),
+})
+
+/** Pieces of 32 x 32 scales. */
+const pieces = (rows: number, blocks: number): number => Math.ceil(rows / 32) * Math.ceil(blocks / 32)
+
 /**
  * The product of two E4M3 images with FP32 decode scales, c[m,n] (+)= sum_k a[m,k] * b[n,k] (docs/numerics.md, "FP8 baseline"):
  *
@@ -88,14 +97,13 @@ export const gemmFp8 = defineKernel({
         const b = b_scale_rows === n ? 'rows128' : 'tiles128'
         return k! % 128 === 0 && (a === 'rows128' || b === 'rows128') ? { a, b } : undefined
       },
-      scales: ({ m, n, blocks, a_scale_rows, b_scale_rows }) => ({
-        ...(a_scale_rows !== m && blocks! % 4 === 0 ? { a: 'a_scales' } : {}),
-        ...(b_scale_rows !== n && blocks! % 4 === 0 ? { b: 'b_scales' } : {}),
-      }),
-      arranged: ({ blocks, a_scale_rows, b_scale_rows }) => ({
-        a: a_scale_rows! * (blocks! + 3),
-        b: b_scale_rows! * (blocks! + 3),
-      }),
+      scales,
+      arrange(dims) {
+        const { a, b } = scales(dims)
+        const grid =
+          (a ? 0 : pieces(dims.a_scale_rows!, dims.blocks!)) + (b ? 0 : pieces(dims.b_scale_rows!, dims.blocks!))
+        return [{ entry: 'arrange', grid, block: 256 }]
+      },
     },
     tolerance: nativeTolerance,
   }),

@@ -2,7 +2,7 @@ import { e4m3 } from '../../formats/minifloat.ts'
 import { swizzledSize } from '../../formats/swizzle.ts'
 import { type Dims, defineKernel, f32, i32, inout, input, optional } from '../../tensor/kernel.ts'
 import { decodeE2m1 } from '../gemm/decode.ts'
-import { expandedProduct } from '../gemm/gemm.cuda.ts'
+import { cover, expandedProduct } from '../gemm/gemm.cuda.ts'
 import { packedOf } from '../pack/pack.ts'
 
 const { fround } = Math
@@ -114,7 +114,10 @@ export const gemmNvfp4 = defineKernel({
       dtype: 'e2m1',
       layouts: (_, { a_per_row, b_per_row }) => (a_per_row || b_per_row ? undefined : { a: 'rows16', b: 'rows16' }),
       scales: () => ({}),
-      arranged: ({ m, n, blocks }) => ({ a: swizzledSize(m!, blocks!), b: swizzledSize(n!, blocks!) }),
+      arrange: ({ m, n, blocks }) => [
+        { entry: 'arrange_a', ...cover(swizzledSize(m!, blocks!), 1) },
+        { entry: 'arrange_b', ...cover(swizzledSize(n!, blocks!), 1) },
+      ],
     },
   }),
 })
