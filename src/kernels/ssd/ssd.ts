@@ -202,16 +202,17 @@ function cudaBf16(backward: boolean): Passes {
     },
     launches(dims, scalars) {
       const { sequences, chunks, groups, heads, headCols, stateCols, size } = sizesOf(dims, scalars)
-      const notes = 4 * NOTES
+      const notes = (arrays: number) => 4 * CHUNK * arrays
       const group = matrix(CHUNK, stateCols)
       const rows = matrix(CHUNK, headCols)
       const states = matrix(headCols, stateCols)
       const slab = Math.min(CHUNK, headCols)
       const decays = { entry: 'chunk_decays', grid: [chunks, Math.ceil(heads / 4)], block: threads } as const
+      const stateSlab = stateCols % 64 === 0 ? 64 : 32
       const passing = {
-        grid: [(stateCols / 32) * Math.ceil(headCols / CHUNK), heads, (backward ? 2 : 1) * sequences],
+        grid: [(stateCols / stateSlab) * Math.ceil(headCols / CHUNK), heads, (backward ? 2 : 1) * sequences],
         block: 2 * slab,
-        shared: 3 * (matrix(CHUNK, slab) + matrix(CHUNK, 32) + notes),
+        shared: 3 * (matrix(CHUNK, slab) + matrix(CHUNK, stateSlab) + notes(1) + 16),
       } as const
       if (!backward)
         return [
@@ -221,7 +222,7 @@ function cudaBf16(backward: boolean): Passes {
             entry: 'chunk_outputs',
             grid: [chunks, groups],
             block: threads,
-            shared: 2 * (group + rows + states + notes),
+            shared: 2 * (group + rows + states + notes(3)),
           },
         ]
       return [
@@ -231,13 +232,13 @@ function cudaBf16(backward: boolean): Passes {
           entry: 'chunk_inputs',
           grid: [chunks, groups],
           block: threads,
-          shared: 2 * group + (size > 4096 ? 1 : 2) * (2 * (rows + states) + notes),
+          shared: 2 * group + (size > 4096 ? 1 : 2) * (2 * (rows + states) + notes(4)),
         },
         {
           entry: 'chunk_projections',
           grid: [chunks, groups, 2 * Math.ceil(stateCols / CHUNK)],
           block: threads,
-          shared: 2 * (matrix(CHUNK, CHUNK) + rows + matrix(headCols, CHUNK) + notes),
+          shared: 2 * (matrix(CHUNK, CHUNK) + rows + matrix(headCols, CHUNK) + notes(1)),
         },
         { entry: 'chunk_parameters', grid: heads, block: 32 },
       ]
@@ -247,7 +248,7 @@ function cudaBf16(backward: boolean): Passes {
 
 /** Rows of a chunk with BF16 activations, and values kept of them for each head. */
 const CHUNK = 64
-const NOTES = 4 * CHUNK
+const NOTES = 5 * CHUNK
 
 /** Launches of ssd.cu and ssd_backward.cu; ssd_cuda.h says what each does and how the workspace is laid out. */
 function cudaF32(backward: boolean): Passes {

@@ -21,9 +21,9 @@ EXPORT_CUDA_BF16_ENTRY(ssd_backward, chunk_decays, 128)
 __device__ void ssd_backward_chunk_states(const Args& a, void* workspace) {
   const Sizes s(a);
   const Work work(s, workspace, true);
-  const int sequences = (int)(s.rows / s.sequence), z = blockIdx.z;
-  if (z < sequences) pass_states<Args, false>(a, s, work, a.xbc, s.channels, z);
-  else pass_states<Args, true>(a, s, work, a.dy, s.inner, z - sequences);
+  const int sequences = (int)s.rows / (int)s.sequence, z = blockIdx.z;
+  if (z < sequences) pass_states<false>(a, s, work, a.xbc, s.channels, z);
+  else pass_states<true>(a, s, work, a.dy, s.inner, z - sequences);
 }
 EXPORT_CUDA_BF16_ENTRY(ssd_backward, chunk_states, 128)
 
@@ -64,7 +64,7 @@ struct RowSums {
 // da, ddt and a chunk's sums for the parameters, by one warp; two rows a lane.
 __device__ inline void finish_head(const Args& a, const Sizes& s, const Work& work, const Chunk& chunk, int head, const float* notes, const RowSums& found) {
   const int lane = lane_of();
-  const float rate = -expf(a.aLog[head]), bias = a.dtBias[head], carry = notes[2 * CHUNK + chunk.length - 1];
+  const float rate = -expf(a.aLog[head]), bias = a.dtBias[head], carry = notes[Enter * CHUNK + chunk.length - 1];
   // What row k adds to da of the rows up to it, and what it takes from those after.
   double gained = 0, lost[2], direct[2];
 #pragma unroll
@@ -116,7 +116,7 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
   const Chunk chunk(a, s, (int)blockIdx.x);
   const int group = blockIdx.y, warp = warp_of(), lane = lane_of(), first_head = group * s.per_group;
   const int group_bytes = matrix_bytes(CHUNK, s.state_cols), rows_bytes = matrix_bytes(CHUNK, s.head_cols);
-  const int states_bytes = matrix_bytes(s.head_cols, s.state_cols), stage_bytes = 2 * (rows_bytes + states_bytes) + NOTES * 4;
+  const int states_bytes = matrix_bytes(s.head_cols, s.state_cols), stage_bytes = 2 * (rows_bytes + states_bytes) + 4 * CHUNK * 4;
   const int stages = s.state_size() > MOST_FOR_TWO_STAGES ? 1 : 2;
   const Matrix b(memory, s.state_cols), c(memory + group_bytes, s.state_cols);
   const Units head_units(s.head_cols), state_units(s.state_cols);
@@ -138,7 +138,7 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
       if (chunk.left)
         state_units.copy(Matrix(states + states_bytes, s.state_cols), s.head_cols, work.dstates + states_at, s.state_cols, s.head_cols,
                          s.state_cols, true);
-      copy_notes(reinterpret_cast<float*>(states + 2 * states_bytes), work, s, chunk.index, head);
+      copy_notes(reinterpret_cast<float*>(states + 2 * states_bytes), notes_of(work, s, chunk.index, head), 4);
     }
     commit_copies();
   };
@@ -163,7 +163,7 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
     }
   }
   // First rows seen by the lane's columns, as bytes; the last value says that a column sees none.
-  uint32_t seen[4];
+  uint32_t seen[4], any_seen = 0;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     seen[i] = 0;
@@ -172,7 +172,9 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
       const int first = first_seen(a.starts, chunk, 16 * i + column_of(e / 2) + e % 2);
       seen[i] |= (uint32_t)(first < 255 ? first : 255) << 8 * e;
     }
+    any_seen |= seen[i];
   }
+  const bool hidden = __any_sync(0xffffffffu, any_seen != 0);
 
   for (int h = 0; h < s.per_group; h++) {
     if (h > 0) {
@@ -190,15 +192,14 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
     const Matrix entering(stage + 2 * rows_bytes, s.state_cols), leaving(stage + 2 * rows_bytes + states_bytes, s.state_cols);
     const float* const notes = reinterpret_cast<const float*>(stage + 2 * (rows_bytes + states_bytes));
     RowSums& found = found_twice[h % 2];
-    const float l[2] = {notes[CHUNK + row_of(0)], notes[CHUNK + row_of(1)]}, delta[2] = {notes[row_of(0)], notes[row_of(1)]};
+    const float l[2] = {notes[Sum * CHUNK + row_of(0)], notes[Sum * CHUNK + row_of(1)]}, delta[2] = {notes[row_of(0)], notes[row_of(1)]};
     uint32_t u[4], v[4];
 
-    // L_ij (C_i.B_j), and of its products with x_j.g_i the sums over rows and columns of the triangle.
+    // L_ij (C_i.B_j), and of its products with x_j.g_i the sums over rows and columns of the triangle. Squares off the diagonal need no mask if all
+    // rows see the whole chunk.
     uint32_t decayed[4][4];
     float columns[2] = {0, 0}, diagonal[2] = {0, 0}, skipped = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (i < warp) continue;
+    const auto weigh = [&](int i, const auto& sees, const auto& is_own) {
       Square dots, square;
       dots.clear();
       for (int k = 0; k < s.head_cols; k += 16) {
@@ -209,16 +210,14 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
       float row_parts[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const float2 at = *reinterpret_cast<const float2*>(notes + CHUNK + 16 * i + column_of(half));
+        const float2 at = *reinterpret_cast<const float2*>(notes + Sum * CHUNK + 16 * i + column_of(half));
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-          const int j = row_of(e / 2), column = 16 * i + column_of(half) + e % 2;
-          const bool inside = j <= column && j >= (int)(seen[i] >> 8 * (2 * half + e % 2) & 255);
-          const float decay = inside ? power_of_2((e % 2 ? at.y : at.x) - l[e / 2]) : 0.0f;
-          const bool own = i == warp && j == column;
+          const bool own = is_own(e / 2, 16 * i + column_of(half) + e % 2);
+          const float power = power_of_2((e % 2 ? at.y : at.x) - l[e / 2]), decay = sees(2 * half + e % 2, e / 2) ? power : 0.0f;
           const float dot = dots.v[half][e], value = decay * scores[i].v[half][e], product = own ? 0.0f : value * dot;
           square.v[half][e] = value;
-          weights[i].v[half][e] = fmaf(decay * delta[e / 2], dot, weights[i].v[half][e]);
+          weights[i].v[half][e] = fmaf(delta[e / 2], decay * dot, weights[i].v[half][e]);
           columns[e / 2] += product;
           row_parts[2 * half + e % 2] = fmaf(delta[e / 2], product, row_parts[2 * half + e % 2]);
           if (own) diagonal[e / 2] += value * dot, skipped += dot;
@@ -227,29 +226,40 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
       square.round_to(decayed[i]);
       const float sum = sum_of_columns(row_parts);
       if (lane / 4 % 2 == 0) found.rows[warp][16 * i + column_of(lane / 16) + lane / 8 % 2] = sum;
+    };
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (i < warp) continue;
+      const auto none = [](int, int) { return false; };
+      const auto all = [](int, int) { return true; };
+      const auto visible = [&](int column, int row) {
+        return row_of(row) <= 16 * i + column_of(column / 2) + column % 2 && row_of(row) >= (int)(seen[i] >> 8 * column & 255);
+      };
+      if (i > warp && !hidden) weigh(i, all, none);
+      else weigh(i, visible, [&](int row, int column) { return row_of(row) == column; });
     }
 
     const float skip = a.skip[head];
-    const float enter[2] = {notes[2 * CHUNK + row_of(0)], notes[2 * CHUNK + row_of(1)]};
-    const float leave[2] = {notes[3 * CHUNK + row_of(0)], notes[3 * CHUNK + row_of(1)]};
+    const float enter[2] = {notes[Enter * CHUNK + row_of(0)], notes[Enter * CHUNK + row_of(1)]};
+    const float leave[2] = {notes[Leave * CHUNK + row_of(0)], notes[Leave * CHUNK + row_of(1)]};
     float entered_by[2] = {0, 0}, left_by[2] = {0, 0};
     for (int p = 0; p < s.head_cols; p += 16) {
       Square within, before, after;
       within.clear();
       before.clear();
       after.clear();
-      if (chunk.entered)
-        for (int k = 0; k < s.state_cols; k += 16) {
+      for (int k = 0; k < s.state_cols; k += 16) {
+        if (chunk.entered) {
           left_operand(u, c, warp * 16, k);
           right_transposed(v, entering, k, p);
           before.add_product(u, v);
         }
-      if (chunk.left)
-        for (int k = 0; k < s.state_cols; k += 16) {
+        if (chunk.left) {
           left_operand(u, b, warp * 16, k);
           right_transposed(v, leaving, k, p);
           after.add_product(u, v);
         }
+      }
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         if (i < warp) continue;
@@ -307,7 +317,7 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
     for (int e = 0; e < 4; e++) to[(row_of(e % 2) * CHUNK + 16 * i + column_of(e / 2)) / 2] = rounded[e];
   }
 }
-EXPORT_CUDA_BF16_ENTRY(ssd_backward, chunk_inputs, 128, 3)
+EXPORT_CUDA_BF16_ENTRY(ssd_backward, chunk_inputs, 128, 2)
 
 // Blocks: chunk, group, slab of 64 columns of the state, first for dB and then for dC.
 //   dB_j = sum_i K_ij C_i + sum over heads of leave_j D_j dH'^T x_j          dC_i = sum_j K_ij B_j + sum over heads of enter_i H^T g_i
@@ -320,7 +330,7 @@ __device__ void ssd_backward_chunk_projections(const Args& a, void* workspace) {
   const int slabs = (int)gridDim.z / 2, n = (int)blockIdx.z % slabs * 64, group = blockIdx.y, warp = warp_of();
   const bool of_c = (int)blockIdx.z >= slabs, passed = of_c ? chunk.entered : chunk.left;
   const int square_bytes = matrix_bytes(CHUNK, 64), rows_bytes = matrix_bytes(CHUNK, s.head_cols), states_bytes = matrix_bytes(s.head_cols, 64);
-  const int stage_bytes = rows_bytes + states_bytes + NOTES * 4;
+  const int stage_bytes = rows_bytes + states_bytes + CHUNK * 4;
   const Matrix k_of(memory, 64), other(memory + square_bytes, 64);
   const Units head_units(s.head_cols), units(64);
   const bool whole = s.whole && (reinterpret_cast<uint64_t>(a.dy) & 15) == 0;
@@ -336,7 +346,8 @@ __device__ void ssd_backward_chunk_projections(const Args& a, void* workspace) {
       const bf16* const states = (of_c ? work.states : work.dstates) + ((int64_t)chunk.index * s.heads + head) * s.state_size() + n;
       head_units.copy(Matrix(stage, s.head_cols), CHUNK, rows + head * s.head_dim, stride, chunk.length, s.head_dim, whole);
       units.copy(Matrix(stage + rows_bytes, 64), s.head_cols, states, s.state_cols, s.head_cols, s.state_cols - n, true);
-      copy_notes(reinterpret_cast<float*>(stage + rows_bytes + states_bytes), work, s, chunk.index, head);
+      copy_notes(reinterpret_cast<float*>(stage + rows_bytes + states_bytes),
+                 notes_of(work, s, chunk.index, head) + (of_c ? Enter : Added) * CHUNK, 1);
     }
     commit_copies();
   };
@@ -368,7 +379,7 @@ __device__ void ssd_backward_chunk_projections(const Args& a, void* workspace) {
       fill(h + 1);
       char* const stage = stage_at(h);
       const Matrix left(stage, s.head_cols), states(stage + rows_bytes, 64);
-      const float* const notes = reinterpret_cast<const float*>(stage + rows_bytes + states_bytes);
+      const float* const factors = reinterpret_cast<const float*>(stage + rows_bytes + states_bytes);
       Square of_head[4];
 #pragma unroll
       for (Square& sum : of_head) sum.clear();
@@ -384,7 +395,7 @@ __device__ void ssd_backward_chunk_projections(const Args& a, void* workspace) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const int r = row_of(i);
-        const float factor = of_c ? notes[2 * CHUNK + r] : notes[r] * notes[3 * CHUNK + r];
+        const float factor = factors[r];
 #pragma unroll
         for (int j = 0; j < 16; j++) {
           float& sum = sums[j / 4].v[j / 2 % 2][2 * i + j % 2];

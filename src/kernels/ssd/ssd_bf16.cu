@@ -6,7 +6,7 @@ EXPORT_CUDA_BF16_ENTRY(ssd, chunk_decays, 128)
 
 __device__ void ssd_entering_states(const ssd_args<bf16>& a, void* workspace) {
   const Sizes s(a);
-  pass_states<ssd_args<bf16>, false>(a, s, Work(s, workspace, false), a.xbc, s.channels, (int)blockIdx.z);
+  pass_states<false>(a, s, Work(s, workspace, false), a.xbc, s.channels, (int)blockIdx.z);
 }
 EXPORT_CUDA_BF16_ENTRY(ssd, entering_states, 128)
 
@@ -19,7 +19,7 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
   const Chunk chunk(a, s, (int)blockIdx.x);
   const int group = blockIdx.y, warp = warp_of(), first_head = group * s.per_group;
   const int group_bytes = matrix_bytes(CHUNK, s.state_cols), x_bytes = matrix_bytes(CHUNK, s.head_cols);
-  const int states_bytes = matrix_bytes(s.head_cols, s.state_cols), stage_bytes = x_bytes + states_bytes + NOTES * 4;
+  const int states_bytes = matrix_bytes(s.head_cols, s.state_cols), stage_bytes = x_bytes + states_bytes + 3 * CHUNK * 4;
   const Matrix b(memory, s.state_cols), c(memory + group_bytes, s.state_cols);
   const Units head_units(s.head_cols), state_units(s.state_cols);
   const bf16* const row = a.xbc + chunk.row * s.channels;
@@ -33,7 +33,7 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
       if (chunk.entered)
         state_units.copy(Matrix(stage + x_bytes, s.state_cols), s.head_cols, work.states + ((int64_t)chunk.index * s.heads + head) * s.state_size(),
                          s.state_cols, s.head_cols, s.state_cols, true);
-      copy_notes(reinterpret_cast<float*>(stage + x_bytes + states_bytes), work, s, chunk.index, head);
+      copy_notes(reinterpret_cast<float*>(stage + x_bytes + states_bytes), notes_of(work, s, chunk.index, head), 3);
     }
     commit_copies();
   };
@@ -57,6 +57,7 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
     }
   }
   const int seen[2] = {first_seen(a.starts, chunk, row_of(0)), first_seen(a.starts, chunk, row_of(1))};
+  const bool hidden = __any_sync(0xffffffffu, seen[0] != 0 || seen[1] != 0);
 
   for (int h = 0; h < s.per_group; h++) {
     if (h > 0) {
@@ -68,27 +69,30 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
     const Matrix x(stage, s.head_cols), entering(stage + x_bytes, s.state_cols);
     const float* const notes = reinterpret_cast<const float*>(stage + x_bytes + states_bytes);
     const int head = first_head + h;
-    const float skip = a.skip[head], l[2] = {notes[CHUNK + row_of(0)], notes[CHUNK + row_of(1)]};
-    const float enter[2] = {notes[2 * CHUNK + row_of(0)], notes[2 * CHUNK + row_of(1)]};
+    const float skip = a.skip[head], l[2] = {notes[Sum * CHUNK + row_of(0)], notes[Sum * CHUNK + row_of(1)]};
+    const float enter[2] = {notes[Enter * CHUNK + row_of(0)], notes[Enter * CHUNK + row_of(1)]};
 
-    // L_ij (C_i.B_j) D_j.
+    // L_ij (C_i.B_j) D_j. Squares below the diagonal's need no mask if all rows see the whole chunk.
     uint32_t weights[4][4];
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      if (j > warp) continue;
+    const auto weigh = [&](int j, const auto& sees) {
       Square square;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int column = 16 * j + column_of(half);
-        const float2 delta = *reinterpret_cast<const float2*>(notes + column), at = *reinterpret_cast<const float2*>(notes + CHUNK + column);
+        const float2 delta = *reinterpret_cast<const float2*>(notes + column), at = *reinterpret_cast<const float2*>(notes + Sum * CHUNK + column);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-          const int i = e / 2, r = row_of(i), q = column + e % 2;
-          const float weight = scores[j].v[half][e] * (e % 2 ? delta.y : delta.x) * power_of_2(l[i] - (e % 2 ? at.y : at.x));
-          square.v[half][e] = q <= r && q >= seen[i] ? weight : 0.0f;
+          const float weight = scores[j].v[half][e] * ((e % 2 ? delta.y : delta.x) * power_of_2(l[e / 2] - (e % 2 ? at.y : at.x)));
+          square.v[half][e] = sees(e / 2, column + e % 2) ? weight : 0.0f;
         }
       }
       square.round_to(weights[j]);
+    };
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (j > warp) continue;
+      if (j < warp && !hidden) weigh(j, [](int, int) { return true; });
+      else weigh(j, [&](int i, int column) { return column <= row_of(i) && column >= seen[i]; });
     }
 
     for (int p = 0; p < s.head_cols; p += 16) {
@@ -97,6 +101,7 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
       within.clear();
       uint32_t u[4], v[4];
       if (chunk.entered)
+#pragma unroll 2
         for (int k = 0; k < s.state_cols; k += 16) {
           left_operand(u, c, warp * 16, k);
           right_transposed(v, entering, k, p);

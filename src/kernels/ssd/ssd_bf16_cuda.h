@@ -9,7 +9,11 @@
 #pragma once
 #include "tile_cuda.h"
 
-static constexpr int CHUNK = 64, NOTES = 4 * CHUNK, STATE_SLAB = 32, STATE_STAGES = 3;
+static constexpr int CHUNK = 64, STATE_STAGES = 3;
+// What is kept of each row and head, one array of 64 after the other: D, l, e^l where the row sees the token before the chunk, e^(l_Q - l) where the last
+// row sees it (the formulas' enter and leave), and leave D.
+enum Note { Delta, Sum, Enter, Leave, Added, Notes };
+static constexpr int NOTES = Notes * CHUNK;
 
 __device__ inline int lane_of() { return threadIdx.x % 32; }
 __device__ inline int warp_of() { return threadIdx.x / 32; }
@@ -33,15 +37,15 @@ struct Sizes {
     sequence = a.sequence;
     channels = a.channels;
     inner = a.inner;
-    chunks = (int)((sequence + CHUNK - 1) / CHUNK);
-    all_chunks = (int)(rows / sequence) * chunks;
+    chunks = ((int)sequence + CHUNK - 1) / CHUNK;
+    all_chunks = (int)rows / (int)sequence * chunks;
     groups = a.groups;
     heads = (int)a.heads;
     per_group = heads / groups;
-    head_dim = (int)(a.inner / a.heads);
+    head_dim = (int)a.inner / heads;
     state = a.state;
     head_cols = (head_dim + 15) / 16 * 16;
-    state_cols = (state + STATE_SLAB - 1) / STATE_SLAB * STATE_SLAB;
+    state_cols = (state + 31) / 32 * 32;
     whole = (channels | head_dim | state) % 8 == 0 && (reinterpret_cast<uint64_t>(a.xbc) & 15) == 0;
     pairs = (channels | head_dim | state) % 2 == 0;
   }
@@ -50,7 +54,7 @@ struct Sizes {
 
 // The workspace; ssd.ts computes its size.
 struct Work {
-  // D, l, enter and leave of 64 rows for every chunk and head, one after the other.
+  // Of 64 rows for every chunk and head.
   float* notes;
   // H [head_cols, state_cols] entering every chunk, for every head. Backward also: dH' at its end, and [group] the transpose of K (ssd_backward_bf16.cu).
   bf16 *states, *dstates, *weights;
@@ -165,37 +169,41 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" :
 // Until at most `Left` of the groups that this thread committed are under way; a barrier must follow.
 template <int Left> __device__ void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory"); }
 
-// How the threads of a block share out a matrix of `cols` columns, in units of 16 bytes.
+// How the threads of a block share out the units of 16 bytes of a matrix of `cols` columns: each keeps its column and goes down by `step` rows, a power of 2.
 struct Units {
-  int units, row, unit, rows_step, units_step;
-  __device__ explicit Units(int cols) : units(cols / 8) {
+  int row, column, step;
+  __device__ explicit Units(int cols) {
+    const int units = cols / 8;
     row = (int)threadIdx.x / units;
-    unit = (int)threadIdx.x % units;
-    rows_step = (int)blockDim.x / units;
-    units_step = (int)blockDim.x % units;
+    column = (int)threadIdx.x % units * 8;
+    step = 1 << (31 - __clz((int)blockDim.x / units));
   }
   template <class Body> __device__ void each(int rows, const Body& body) const {
-    int u = unit;
-    for (int r = row; r < rows; r += rows_step) {
-      body(r, 8 * u);
-      u += units_step;
-      if (u >= units) u -= units, r++;
-    }
+    if (row >= step) return;
+    for (int r = row; r < rows; r += step) body(r, column);
   }
   // Starts copying the leading rows and columns of a matrix in global memory into `rows` rows, with zeros elsewhere.
   __device__ void copy(const Matrix& to, int rows, const bf16* from, int64_t stride, int valid_rows, int valid_cols, bool whole) const {
-    each(rows, [&](int r, int c) {
-      if (whole) {
-        const bool valid = r < valid_rows && c < valid_cols;
-        copy_sixteen(to.at(r, c), valid ? from + r * stride + c : from, valid);
-        return;
-      }
-      for (int i = c; i < c + 8; i++) to.at(r, i)->bits = r < valid_rows && i < valid_cols ? from[r * stride + i].bits : 0;
-    });
+    if (row >= step) return;
+    from += row * stride + column;
+    bf16* out = to.at(row, column);
+    const int valid = column < valid_cols ? valid_rows : 0;
+#pragma unroll 4
+    for (int r = row; r < rows; r += step) {
+      if (whole) copy_sixteen(out, from, r < valid);
+      else
+        for (int i = 0; i < 8; i++) out[i].bits = r < valid && column + i < valid_cols ? from[i].bits : 0;
+      from += step * stride;
+      out += step * to.pitch;
+    }
   }
 };
-__device__ inline void copy_notes(float* to, const Work& work, const Sizes& s, int chunk, int head) {
-  if (threadIdx.x < NOTES / 4) copy_sixteen(to + threadIdx.x * 4, work.notes + ((int64_t)chunk * s.heads + head) * NOTES + threadIdx.x * 4, true);
+// `count` arrays of notes from the first one.
+__device__ inline void copy_notes(float* to, const float* from, int count) {
+  for (int i = threadIdx.x; i < count * CHUNK / 4; i += blockDim.x) copy_sixteen(to + 4 * i, from + 4 * i, true);
+}
+__device__ inline const float* notes_of(const Work& work, const Sizes& s, int chunk, int head) {
+  return work.notes + ((int64_t)chunk * s.heads + head) * NOTES;
 }
 
 // A warp for each chunk and head, two rows a lane. Blocks: chunk, four heads.
@@ -230,10 +238,12 @@ template <class Args> __device__ void compute_decays(const Args& a, void* worksp
     const int r = 2 * lane + i;
     const double at = before + l[i];
     const bool valid = r < chunk.length;
-    notes[r] = delta[i];
-    notes[CHUNK + r] = (float)(at * 1.4426950408889634);
-    notes[2 * CHUNK + r] = valid && a.starts[chunk.row + r] < chunk.begin ? expf((float)at) : 0.0f;
-    notes[3 * CHUNK + r] = valid && r >= seen_by_last ? expf((float)(total - at)) : 0.0f;
+    const float leave = valid && r >= seen_by_last ? expf((float)(total - at)) : 0.0f;
+    notes[Delta * CHUNK + r] = delta[i];
+    notes[Sum * CHUNK + r] = (float)(at * 1.4426950408889634);
+    notes[Enter * CHUNK + r] = valid && a.starts[chunk.row + r] < chunk.begin ? expf((float)at) : 0.0f;
+    notes[Leave * CHUNK + r] = leave;
+    notes[Added * CHUNK + r] = leave * delta[i];
   }
 }
 
@@ -246,78 +256,80 @@ __device__ inline void scale_columns(uint32_t (&a)[4], float2 low, float2 high) 
   }
 }
 
-// The states entering every chunk, or (`reverse`) the gradients of those at its end: S = carry S + sum_j factor_j u_j v_j^T over its rows, u of a head and
-// v of its group. Blocks: slab of 32 columns of the state and 64 rows of it, head, sequence; a warp has 16 rows.
-template <class Args, bool Reverse>
-__device__ void pass_states(const Args& a, const Sizes& s, const Work& work, const bf16* u, int64_t u_stride, int sequence) {
+// The states entering every chunk, or (`Reverse`) the gradients of those at its end: S = carry S + sum_j factor_j u_j v_j^T over its rows, u of a head and
+// v of its group. Blocks: slab of `Slab` columns of the state and 64 rows of it, head, sequence; a warp has 16 rows.
+template <bool Reverse, int Slab, class Args>
+__device__ void pass_slab(const Args& a, const Sizes& s, const Work& work, const bf16* u, int64_t u_stride, int sequence) {
   extern __shared__ uint4 shared_memory[];
-  const int slabs = s.state_cols / STATE_SLAB, n = (int)blockIdx.x % slabs * STATE_SLAB, p = (int)blockIdx.x / slabs * 64;
+  const int slabs = s.state_cols / Slab, n = (int)blockIdx.x % slabs * Slab, p = (int)blockIdx.x / slabs * 64;
   const int head = blockIdx.y, cols = (int)blockDim.x / 2, lane = lane_of(), row = warp_of() * 16;
-  const int u_bytes = matrix_bytes(CHUNK, cols), stage_bytes = u_bytes + matrix_bytes(CHUNK, STATE_SLAB) + NOTES * 4;
-  const Units u_units(cols), v_units(STATE_SLAB);
+  const int u_bytes = matrix_bytes(CHUNK, cols), v_bytes = matrix_bytes(CHUNK, Slab), stage_bytes = u_bytes + v_bytes + (CHUNK + 4) * 4;
+  const Units u_units(cols), v_units(Slab);
   const bf16* const v = a.xbc + a.inner + ((Reverse ? s.groups : 0) + head / s.per_group) * s.state + n;
   u += head * s.head_dim + p;
-  bf16* const to = (Reverse ? work.dstates : work.states) + head * s.state_size() + n;
+  bf16* out = (Reverse ? work.dstates : work.states) + head * s.state_size() + (int64_t)(p + row + lane / 4) * s.state_cols + n;
 
   const auto memory_of = [&](int i) { return reinterpret_cast<char*>(shared_memory) + i % STATE_STAGES * stage_bytes; };
-  const auto chunk_at = [&](int i) { return Chunk(a, s, sequence * s.chunks + (Reverse ? s.chunks - 1 - i : i)); };
+  const auto number_of = [&](int i) { return Reverse ? s.chunks - 1 - i : i; };
+  const auto length_of = [&](int number) { return min(CHUNK, (int)s.sequence - number * CHUNK); };
   const auto fill = [&](int i) {
     if (i < s.chunks - 1) {
-      const Chunk chunk = chunk_at(i);
+      const int number = number_of(i), length = length_of(number);
+      const int64_t first = sequence * s.sequence + number * CHUNK;
       char* const memory = memory_of(i);
-      u_units.copy(Matrix(memory, cols), CHUNK, u + chunk.row * u_stride, u_stride, chunk.length, s.head_dim - p, s.whole);
-      v_units.copy(Matrix(memory + u_bytes, STATE_SLAB), CHUNK, v + chunk.row * s.channels, s.channels, chunk.length, s.state - n, s.whole);
-      for (int i = threadIdx.x; i < NOTES / 4; i += blockDim.x)
-        copy_sixteen(memory + stage_bytes - NOTES * 4 + i * 16, work.notes + ((int64_t)chunk.index * s.heads + head) * NOTES + i * 4, true);
+      u_units.copy(Matrix(memory, cols), CHUNK, u + first * u_stride, u_stride, length, s.head_dim - p, s.whole);
+      v_units.copy(Matrix(memory + u_bytes, Slab), CHUNK, v + first * s.channels, s.channels, length, s.state - n, s.whole);
+      const float* const notes = notes_of(work, s, sequence * s.chunks + number, head);
+      float* const factors = reinterpret_cast<float*>(memory + u_bytes + v_bytes);
+      copy_notes(factors, notes + (Reverse ? Enter : Added) * CHUNK, 1);
+      if (threadIdx.x == 0) copy_sixteen(factors + CHUNK, notes + Enter * CHUNK + (length - 1) / 4 * 4, true);
     }
     commit_copies();
   };
 
-  Square sums[STATE_SLAB / 16];
+  Square sums[Slab / 16];
+#pragma unroll
   for (Square& sum : sums) sum.clear();
   for (int i = 0; i < STATE_STAGES - 1; i++) fill(i);
   for (int i = 0; i < s.chunks; i++) {
     wait_copies<STATE_STAGES - 2>();
     __syncthreads();
     fill(i + STATE_STAGES - 1);
-    const Chunk chunk = chunk_at(i);
-    bf16* const out = to + (int64_t)chunk.index * s.heads * s.state_size();
+    const int number = number_of(i);
+    bf16* const to = out + (int64_t)(sequence * s.chunks + number) * s.heads * s.state_size();
     if (p + row < s.head_cols)
 #pragma unroll
-      for (int j = 0; j < STATE_SLAB / 8; j++)
+      for (int j = 0; j < Slab / 8; j++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const Square& sum = sums[j / 2];
-          *reinterpret_cast<uint32_t*>(out + (int64_t)(p + row + lane / 4 + 8 * half) * s.state_cols + column_of(j)) =
-              pack_bf16(sum.v[j % 2][2 * half], sum.v[j % 2][2 * half + 1]);
-        }
+        for (int half = 0; half < 2; half++)
+          *reinterpret_cast<uint32_t*>(to + 8 * half * s.state_cols + column_of(j)) =
+              pack_bf16(sums[j / 2].v[j % 2][2 * half], sums[j / 2].v[j % 2][2 * half + 1]);
     if (i == s.chunks - 1) break;
 
     char* const memory = memory_of(i);
-    const Matrix left(memory, cols), right(memory + u_bytes, STATE_SLAB);
-    const float* const notes = reinterpret_cast<const float*>(memory + stage_bytes - NOTES * 4);
-    const float carry = notes[2 * CHUNK + chunk.length - 1];
+    const Matrix left(memory, cols), right(memory + u_bytes, Slab);
+    const float* const factors = reinterpret_cast<const float*>(memory + u_bytes + v_bytes);
+    const float carry = factors[CHUNK + (length_of(number) - 1) % 4];
 #pragma unroll
     for (Square& sum : sums)
 #pragma unroll
       for (int e = 0; e < 8; e++) sum.v[e / 4][e % 4] *= carry;
 #pragma unroll
     for (int k = 0; k < CHUNK; k += 16) {
-      float2 factor[2];
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const int r = k + 8 * half + 2 * (lane % 4);
-        factor[half] = *reinterpret_cast<const float2*>(notes + (Reverse ? 2 : 3) * CHUNK + r);
-        if (!Reverse) factor[half].x *= notes[r], factor[half].y *= notes[r + 1];
-      }
+      const float2* const factor = reinterpret_cast<const float2*>(factors + k + 2 * (lane % 4));
       uint32_t x[4], y[4];
       left_transposed(x, left, row, k);
-      scale_columns(x, factor[0], factor[1]);
+      scale_columns(x, factor[0], factor[4]);
 #pragma unroll
-      for (int j = 0; j < STATE_SLAB / 16; j++) {
+      for (int j = 0; j < Slab / 16; j++) {
         right_operand(y, right, k, 16 * j);
         sums[j].add_product(x, y);
       }
     }
   }
+}
+template <bool Reverse, class Args>
+__device__ void pass_states(const Args& a, const Sizes& s, const Work& work, const bf16* u, int64_t u_stride, int sequence) {
+  if (s.state_cols % 64 == 0) pass_slab<Reverse, 64>(a, s, work, u, u_stride, sequence);
+  else pass_slab<Reverse, 32>(a, s, work, u, u_stride, sequence);
 }
