@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { cpSync, readFileSync } from 'node:fs'
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, it } from 'node:test'
 import { readMetrics } from '../src/run/read.ts'
@@ -101,6 +101,21 @@ describe('a finished run', () => {
     const greedy = JSON.parse(sample('--temperature', '0', '--seed', '3', '--json'))
     assert.deepEqual([greedy.step, greedy.prompt], [20, 'the quick '])
     assert.equal(JSON.parse(sample('--temperature', '0', '--seed', '4', '--json')).text, greedy.text)
+  })
+
+  it('is sampled where the text that it was trained on is gone, which validating wants', () => {
+    const moved = join(folder, 'without-text')
+    cpSync(run, moved, { recursive: true })
+    const config = join(moved, 'config.json')
+    const stored = JSON.parse(readFileSync(config, 'utf8'))
+    stored.data.files = join(folder, 'gone.txt')
+    writeFileSync(config, JSON.stringify(stored))
+    const drawn = ['--prompt', 'the quick ', '--length', '10']
+    assert.equal(prints('sample', moved, ...drawn), prints('sample', run, ...drawn))
+    assert.equal(JSON.parse(prints('generate', moved, ...drawn, '--json')).prompt, 'the quick ')
+    const { status, stderr } = runCli(['validate', moved], { cwd: folder })
+    assert.equal(status, 1)
+    assert.match(stderr, /gone\.txt/)
   })
 
   it('is read without being changed, from a folder that was moved', () => {

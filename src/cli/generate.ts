@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander'
 import { UserError } from '../config/errors.ts'
 import { useWeights, type WeightKind, weightKinds } from '../model/weights.ts'
-import { openWeights, toStderr, wholeNumber } from './session.ts'
+import { openModel, toStderr, wholeNumber } from './session.ts'
 import { continueText, printable } from './text.ts'
 
 /** A number from `least` to `most`, for commander. */
@@ -28,15 +28,14 @@ interface Options {
 }
 
 async function generateText(directory: string, { prompt, weights, context, step, json, ...options }: Options) {
-  const { trainer, corpus, config, checkpoint, backend } = await openWeights(directory, step)
-  const { model } = trainer
+  const { model, tokenizer, config, checkpoint, backend } = await openModel(directory, step)
   const coded = useWeights(model, weights)
   const began = performance.now()
   let text = ''
   let first = began
   if (!json) process.stdout.write(printable(prompt))
   const capacity = context ?? config.data.sequence
-  for (const piece of continueText(model, corpus.tokenizer, prompt, 'fp32', { ...options, capacity })) {
+  for (const piece of continueText(model, tokenizer, prompt, 'fp32', { ...options, capacity })) {
     if (text === '') first = performance.now()
     text += piece
     if (!json) process.stdout.write(printable(piece))

@@ -22,7 +22,7 @@ async function importFolder(folder: string, overrides: string[], { run, json }: 
     throw new UserError(`${folder} has no tokenizer.json; name one with data.tokenizer=<path>, or data.tokenizer=bytes`)
   const config = loadRun('imported', overrides, { imported: preset })
   const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
-  checkTokenizer(config, corpus)
+  checkTokenizer(config, corpus.tokenizer)
   const backend = await openConfigured(config)
   const device = { backend: backend.name, ...backend.description }
   backend.close()

@@ -2,7 +2,7 @@ import type { Command } from 'commander'
 import type { Tokenizer } from '../data/tokenizer.ts'
 import type { Model } from '../model/model.ts'
 import { addDrawOptions } from './generate.ts'
-import { openWeights } from './session.ts'
+import { openModel } from './session.ts'
 import { continueText, printable, type TextOptions } from './text.ts'
 
 /** Weights and activations in BF16: a quantised tensor's scale would let later tokens change earlier ones. */
@@ -31,9 +31,9 @@ Examples:
   halfbyte sample runs/tiny-001 --temperature 0 --length 80`,
     )
     .action(async (directory: string, { prompt, step, json, ...options }: Options) => {
-      const { trainer, corpus, config, checkpoint } = await openWeights(directory, step)
+      const { model, tokenizer, config, checkpoint } = await openModel(directory, step)
       const capacity = config.data.sequence
-      const text = sampleText(trainer.model, corpus.tokenizer, prompt, { ...options, capacity })
+      const text = sampleText(model, tokenizer, prompt, { ...options, capacity })
       const { step: steps } = checkpoint.state
       process.stdout.write(
         json ? `${JSON.stringify({ step: steps, prompt, text })}\n` : `${printable(prompt + text)}\n`,
