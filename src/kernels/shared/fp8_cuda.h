@@ -103,17 +103,29 @@ template <class T> struct TilePart {
     }
   }
 
+  // One kind of mapping at a time: a choice for each element would cost more than the mapping.
   __device__ void map(const Mapping& mapping) {
-    if (mapping.is_identity()) return;
-    if (height <= 0) return;
+    if (mapping.is_identity() || height <= 0) return;
+    if (mapping.squared) {
+      const auto square = [](float v) { return (v < 0.0f ? 0.0f : v) * (v < 0.0f ? 0.0f : v); };
 #pragma unroll
-    for (int j = 0; j < 4; j++)
+      for (int i = 0; i < 8; i++)
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
+        for (uint32_t& pair : of_row[i].words) pair = pack_bf16(square(low_of(pair)), square(high_of(pair)));
+      return;
+    }
+    Eight w;
+#pragma unroll
+    for (int j = 0; j < 8; j++) w.v[j] = mapping.w[column + j];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const float inverse = mapping.inverse[i < height ? row + i : row];
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
         uint32_t& pair = of_row[i].words[j];
-        if (i < height)
-          pair = pack_bf16(mapping.of<float>(low_of(pair), row + i, column + 2 * j), mapping.of<float>(high_of(pair), row + i, column + 2 * j + 1));
+        pair = pack_bf16(low_of(pair) * inverse * w.v[2 * j], high_of(pair) * inverse * w.v[2 * j + 1]);
       }
+    }
   }
 };
 
