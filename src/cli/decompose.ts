@@ -8,15 +8,12 @@ import { UserError } from '../config/errors.ts'
 import { listCheckpoints } from '../run/checkpoint.ts'
 import { makeDirectory, replaceFile } from '../run/files.ts'
 import { Trainer } from '../train/trainer.ts'
-import { fromOne, type OpenedProbe, openProbe, type ProbeOptions } from './open_probe.ts'
-import { openConfigured, wholeNumber } from './session.ts'
+import { addProbeOptions, fromOne, type OpenedProbe, openProbe, type ProbeOptions } from './open_probe.ts'
+import { openConfigured } from './session.ts'
 import { renderTable } from './table.ts'
 
 interface DecomposeOptions extends ProbeOptions {
   steps?: number
-  draws: number
-  out?: string
-  json?: boolean
 }
 
 const right = { align: 'right' } as const
@@ -128,18 +125,14 @@ function branchingFrom(opened: OpenedProbe, directory: string, steps: number, ba
 }
 
 export function register(program: Command): void {
-  program
+  const command = program
     .command('decompose')
     .description(
       'From a checkpoint, what each product (fprop, dgrad, wgrad) and each technique of the recipe costs: losses on the same held-out batches, and errors of the gradient. Nothing of the run is changed; decomposition.json is written into it.',
     )
     .argument('<run>', 'run directory')
-    .option('--step <step>', 'checkpoint to use; default: the newest', wholeNumber(0))
     .option('--steps <count>', 'also train so many steps from the checkpoint in each way, on the same batches', fromOne)
-    .option('--draws <count>', 'draws of the random decisions', fromOne, 16)
-    .option('--batches <count>', 'held-out micro-batches; default: as many as the run validates on', fromOne)
-    .option('--out <directory>', 'where decomposition.json goes; default: the run')
-    .option('--json', 'print JSON')
+  addProbeOptions(command, 16, 'decomposition.json')
     .addHelpText(
       'after',
       `

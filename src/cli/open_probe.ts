@@ -1,3 +1,4 @@
+import type { Command } from 'commander'
 import { Probe, Work } from '../analysis/probe.ts'
 import { quantises } from '../analysis/variants.ts'
 import { findDivergence, statusOf } from '../compare/runs.ts'
@@ -11,6 +12,9 @@ import { type OpenedRun, openWeights, wholeNumber } from './session.ts'
 export interface ProbeOptions {
   readonly step?: number
   readonly batches?: number
+  readonly draws: number
+  readonly out?: string
+  readonly json?: boolean
 }
 
 export interface OpenedProbe extends OpenedRun {
@@ -18,8 +22,21 @@ export interface OpenedProbe extends OpenedRun {
   readonly bar: ProgressBar
 }
 
-/** A number of held-out micro-batches, and other counts that begin at 1. */
+/** Counts that begin at 1. */
 export const fromOne = wholeNumber(1)
+
+/**
+ * The options that both take.
+ * @param draws by default.
+ * @param files that are written.
+ */
+export const addProbeOptions = (command: Command, draws: number, files: string): Command =>
+  command
+    .option('--step <step>', 'checkpoint to use; default: the newest', wholeNumber(0))
+    .option('--draws <count>', 'draws of the random decisions', fromOne, draws)
+    .option('--batches <count>', 'held-out micro-batches; default: as many as the run validates on', fromOne)
+    .option('--out <directory>', `where to write ${files}; default: the run`)
+    .option('--json', 'print JSON')
 
 function checkDivergence(directory: string): void {
   if (statusOf(directory) !== 'diverged') return
@@ -38,7 +55,7 @@ function checkDivergence(directory: string): void {
  */
 export async function openProbe(
   directory: string,
-  { step, batches }: ProbeOptions,
+  { step, batches }: Pick<ProbeOptions, 'step' | 'batches'>,
   purpose: string,
 ): Promise<OpenedProbe> {
   if (step === undefined) checkDivergence(directory)

@@ -11,8 +11,7 @@ import {
 import { between, percent } from '../compare/summary.ts'
 import { UserError } from '../config/errors.ts'
 import { makeDirectory, replaceFile } from '../run/files.ts'
-import { fromOne, openProbe, type ProbeOptions } from './open_probe.ts'
-import { wholeNumber } from './session.ts'
+import { addProbeOptions, openProbe, type ProbeOptions } from './open_probe.ts'
 import { renderTable } from './table.ts'
 
 /** `15%` or `4`, checked against the number of layers once that is known. */
@@ -105,13 +104,10 @@ To train with it: npx halfbyte train <config> --policy ${path}
 interface SensitivityOptions extends ProbeOptions {
   keep: string
   by: Measure | 'score'
-  draws: number
-  out?: string
-  json?: boolean
 }
 
 export function register(program: Command): void {
-  program
+  const command = program
     .command('sensitivity')
     .description(
       'Rank the linear layers of a run by what quantising them costs, and write policy.yaml: rules that keep the most sensitive in BF16. Layers that the recipe keeps are quantised for the ranking, so that all are judged alike.',
@@ -123,11 +119,7 @@ export function register(program: Command): void {
         .choices(['score', ...measures])
         .default('score'),
     )
-    .option('--step <step>', 'checkpoint to use; default: the newest', wholeNumber(0))
-    .option('--draws <count>', 'draws of the random decisions', fromOne, 4)
-    .option('--batches <count>', 'held-out micro-batches; default: as many as the run validates on', fromOne)
-    .option('--out <directory>', 'where policy.yaml and sensitivity.json go; default: the run')
-    .option('--json', 'print JSON')
+  addProbeOptions(command, 4, 'policy.yaml and sensitivity.json')
     .addHelpText(
       'after',
       `

@@ -1,77 +1,61 @@
 // Read-outs, legend and views of curves over steps.
-import {
-  addReading,
-  all,
-  axisOf,
-  element,
-  moveReadout,
-  placeIn,
-  readoutOf,
-  svgElement,
-  values,
-  visible,
-  whole,
-} from './reading.js'
+import { addReading, all, axisOf, element, svgElement, values, whole } from './reading.js'
 
 /** Curves over steps. */
 export function addChart(figure) {
   const { steps, series, digits, unit, signed } = values.charts[figure.dataset.values]
-  const { canvas, readout, status, clear, hide } = readoutOf(figure)
+  const canvas = figure.querySelector('.canvas')
   const off = new Set()
   const format = value => `${signed && value > 0 ? '+' : ''}${value.toFixed(digits)}${unit}`.replace('-', '−')
 
-  const window = () => {
-    const svg = visible(canvas)
-    const x = axisOf(svg, 'x')
-    const first = Math.max(
+  /** The first step that a picture shows. */
+  const firstIn = svg => {
+    const { from } = axisOf(svg, 'x')
+    return Math.max(
       0,
-      steps.findIndex(step => step >= x.from - 1e-9),
+      steps.findIndex(step => step >= from - 1e-9),
     )
-    return { svg, x, first, count: steps.length - first }
   }
-  const show = (column, _, spoken) => {
-    const { svg, x, first } = window()
-    const y = axisOf(svg, 'y')
-    const index = first + column
-    const at = x.place(steps[index])
-    clear()
-    svg.append(svgElement('line', { class: 'cursor', x1: at, x2: at, y1: y.start, y2: y.end }))
-    const shown = series.filter(each => !off.has(each.index) && each.y[index] != null)
-    readout.replaceChildren(element('b', `step ${whole(steps[index])}`))
-    const lines = []
-    for (const each of shown) {
-      const value = each.y[index]
-      if (value >= y.from && value <= y.to)
-        svg.append(svgElement('circle', { class: 'spot', cx: at, cy: y.place(value), r: 4, style: `fill:${each.ink}` }))
-      const line = element('div')
-      const name = element('span')
-      const swatch = element('i', '', 'swatch')
-      swatch.style.setProperty('--ink-of', each.ink)
-      name.append(swatch, each.name)
-      const figures = element('span', format(value))
-      if (each.low) figures.append(element('small', ` (${format(each.low[index])} to ${format(each.high[index])})`))
-      line.append(name, figures)
-      readout.append(line)
-      lines.push(`${each.name} ${figures.textContent}`)
-    }
-    moveReadout(canvas, svg, readout, at, (y.start + y.end) / 2)
-    if (spoken) status.textContent = `step ${whole(steps[index])}: ${lines.join(', ')}`
-  }
-  addReading(canvas, {
-    columns: () => window().count,
-    rows: () => 1,
-    find(event) {
-      const { svg, x, first } = window()
-      const at = placeIn(svg, event).x
-      if (at < x.start - 12 || at > x.end + 12) return undefined
-      const step = x.value(at)
+  const hide = addReading(figure, {
+    columns: svg => steps.length - firstIn(svg),
+    rows: 1,
+    find(svg, at) {
+      const x = axisOf(svg, 'x')
+      if (at.x < x.start - 12 || at.x > x.end + 12) return undefined
+      const step = x.value(at.x)
+      const first = firstIn(svg)
       let nearest = first
       for (let i = first; i < steps.length; i++)
         if (Math.abs(steps[i] - step) < Math.abs(steps[nearest] - step)) nearest = i
       return { column: nearest - first, row: 0 }
     },
-    show,
-    hide,
+    read(svg, column) {
+      const [x, y] = [axisOf(svg, 'x'), axisOf(svg, 'y')]
+      const index = firstIn(svg) + column
+      const at = x.place(steps[index])
+      const step = `step ${whole(steps[index])}`
+      const marks = [svgElement('line', { class: 'cursor', x1: at, x2: at, y1: y.start, y2: y.end })]
+      const lines = [element('b', step)]
+      const said = []
+      for (const each of series.filter(each => !off.has(each.index) && each.y[index] != null)) {
+        const value = each.y[index]
+        if (value >= y.from && value <= y.to)
+          marks.push(
+            svgElement('circle', { class: 'spot', cx: at, cy: y.place(value), r: 4, style: `fill:${each.ink}` }),
+          )
+        const name = element('span')
+        const swatch = element('i', '', 'swatch')
+        swatch.style.setProperty('--ink-of', each.ink)
+        name.append(swatch, each.name)
+        const figures = element('span', format(value))
+        if (each.low) figures.append(element('small', ` (${format(each.low[index])} to ${format(each.high[index])})`))
+        const line = element('div')
+        line.append(name, figures)
+        lines.push(line)
+        said.push(`${each.name} ${figures.textContent}`)
+      }
+      return { marks, lines, x: at, y: (y.start + y.end) / 2, said: `${step}: ${said.join(', ')}` }
+    },
   })
   /** One series before the others, or all alike. */
   const stress = index => {

@@ -1,17 +1,5 @@
 // The cells of the heat maps, and the choice of what they show.
-import {
-  addReading,
-  all,
-  axisOf,
-  element,
-  moveReadout,
-  placeIn,
-  readoutOf,
-  svgElement,
-  values,
-  visible,
-  whole,
-} from './reading.js'
+import { addReading, all, axisOf, element, svgElement, values, whole } from './reading.js'
 
 /** Heat maps of one run and operand. */
 export function addMaps(section) {
@@ -91,41 +79,34 @@ export function addMaps(section) {
   const maps = all('.map', section)
   for (const figure of maps) {
     const measure = Number(figure.dataset.measure)
-    const { canvas, readout, status, clear, hide } = readoutOf(figure)
-    addReading(canvas, {
+    addReading(figure, {
       columns: () => steps.length,
-      rows: () => linears.length,
-      find(event) {
-        const svg = visible(canvas)
-        const at = placeIn(svg, event)
+      rows: linears.length,
+      find(svg, at) {
         const column = Math.floor(axisOf(svg, 'x').value(at.x))
         const row = Math.floor(axisOf(svg, 'y').value(at.y))
         return column >= 0 && column < steps.length && row >= 0 && row < linears.length ? { column, row } : undefined
       },
-      show(column, row, spoken) {
-        const svg = visible(canvas)
+      read(svg, column, row) {
         const [x, y] = [axisOf(svg, 'x'), axisOf(svg, 'y')]
         const value = measured(measure, row, column)
-        const said = value === undefined ? 'no value' : text(measure, value)
-        clear()
-        svg.append(
-          svgElement('rect', {
-            class: 'outline',
-            x: x.place(column),
-            y: y.place(row),
-            width: x.place(1) - x.place(0),
-            height: y.place(1) - y.place(0),
-          }),
-        )
-        readout.replaceChildren(
-          element('b', said),
-          element('div', linears[row]),
-          element('div', `step ${whole(steps[column])}`),
-        )
-        moveReadout(canvas, svg, readout, x.place(column + 0.5), y.place(row))
-        if (spoken) status.textContent = `${linears[row]}, step ${whole(steps[column])}: ${said}`
+        const figures = value === undefined ? 'no value' : text(measure, value)
+        const step = `step ${whole(steps[column])}`
+        const outline = svgElement('rect', {
+          class: 'outline',
+          x: x.place(column),
+          y: y.place(row),
+          width: x.place(1) - x.place(0),
+          height: y.place(1) - y.place(0),
+        })
+        return {
+          marks: [outline],
+          lines: [element('b', figures), element('div', linears[row]), element('div', step)],
+          x: x.place(column + 0.5),
+          y: y.place(row),
+          said: `${linears[row]}, ${step}: ${figures}`,
+        }
       },
-      hide,
     })
   }
 

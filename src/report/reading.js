@@ -34,17 +34,17 @@ export function axisOf(svg, name) {
 }
 
 /** The picture of a chart that the style sheet shows. */
-export const visible = root => all('svg.plot', root).find(svg => svg.getBoundingClientRect().width > 0)
+const visible = root => all('svg.plot', root).find(svg => svg.getBoundingClientRect().width > 0)
 
 /** A pointer's place in a picture's own pixels. */
-export function placeIn(svg, event) {
+function placeIn(svg, event) {
   const box = svg.getBoundingClientRect()
   const scale = svg.viewBox.baseVal.width / box.width
   return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale }
 }
 
 /** Puts a read-out beside a place of the picture, inside of the chart. */
-export function moveReadout(canvas, svg, readout, x, y) {
+function moveReadout(canvas, svg, readout, x, y) {
   readout.hidden = false
   const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width
   const beside = x * scale + 14
@@ -54,11 +54,16 @@ export function moveReadout(canvas, svg, readout, x, y) {
   readout.style.top = `${clamp(y * scale - readout.offsetHeight - 12, -readout.offsetHeight - 4, Math.max(0, canvas.clientHeight - readout.offsetHeight))}px`
 }
 
-/** The parts of a figure in which values are read, and the way to clear it of what reading has put there. */
-export function readoutOf(figure) {
+/**
+ * Pointer and arrow keys on the chart of a figure; returns what hides the read-out. Places are whole, the first of the columns and rows being 0:
+ * `columns(svg)` counts those of a picture, `rows` is a number, `find(svg, at)` turns a place in the picture into one, undefined outside. `read(svg, column, row)`
+ * gives the marks to draw there, the lines of the read-out, where it stands (x, y), and what is said of it.
+ */
+export function addReading(figure, { columns, rows, find, read }) {
   const canvas = figure.querySelector('.canvas')
   const readout = figure.querySelector('.readout')
   const status = figure.querySelector('[role=status]')
+  let [column, row] = [-1, 0]
   const clear = () => {
     for (const mark of all('.cursor, .spot, .outline', canvas)) mark.remove()
   }
@@ -66,22 +71,21 @@ export function readoutOf(figure) {
     clear()
     readout.hidden = true
   }
-  return { canvas, readout, status, clear, hide }
-}
-
-/**
- * Pointer and arrow keys on a chart. `show(x, y)` gets whole places, the first of the columns and rows being 0; `find` turns a pointer into them.
- */
-export function addReading(canvas, { columns, rows, find, show, hide }) {
-  let [column, row] = [-1, 0]
-  const read = (x, y, spoken) => {
-    column = clamp(x, 0, columns() - 1)
-    row = clamp(y, 0, rows() - 1)
-    show(column, row, spoken)
+  const show = (x, y, spoken) => {
+    const svg = visible(canvas)
+    column = clamp(x, 0, columns(svg) - 1)
+    row = clamp(y, 0, rows - 1)
+    const found = read(svg, column, row)
+    clear()
+    svg.append(...found.marks)
+    readout.replaceChildren(...found.lines)
+    moveReadout(canvas, svg, readout, found.x, found.y)
+    if (spoken) status.textContent = found.said
   }
   const track = event => {
-    const found = find(event)
-    if (found) read(found.column, found.row, false)
+    const svg = visible(canvas)
+    const found = find(svg, placeIn(svg, event))
+    if (found) show(found.column, found.row, false)
     else hide()
   }
   canvas.addEventListener('pointermove', track)
@@ -90,7 +94,8 @@ export function addReading(canvas, { columns, rows, find, show, hide }) {
     if (event.pointerType === 'mouse') hide()
   })
   canvas.addEventListener('blur', hide)
-  const jump = () => Math.max(1, Math.round(columns() / 10))
+  const last = () => columns(visible(canvas)) - 1
+  const jump = () => Math.max(1, Math.round(last() / 10))
   const moves = {
     ArrowLeft: () => [column - 1, row],
     ArrowRight: () => [column + 1, row],
@@ -99,14 +104,15 @@ export function addReading(canvas, { columns, rows, find, show, hide }) {
     PageUp: () => [column + jump(), row],
     PageDown: () => [column - jump(), row],
     Home: () => [0, row],
-    End: () => [columns() - 1, row],
+    End: () => [last(), row],
   }
   canvas.addEventListener('keydown', event => {
     if (event.key === 'Escape') hide()
     const move = moves[event.key]
     if (!move || event.ctrlKey || event.metaKey || event.altKey) return
-    if (rows() === 1 && /Up$|Down$/.test(event.key) && event.key.startsWith('Arrow')) return
+    if (rows === 1 && /Up$|Down$/.test(event.key) && event.key.startsWith('Arrow')) return
     event.preventDefault()
-    read(...move(), true)
+    show(...move(), true)
   })
+  return hide
 }
