@@ -105,16 +105,21 @@ template <class Act> __device__ void rms_norm_backward_partial(const rms_norm_ba
 }
 EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, partial, 64)
 
-// Both at once for rows of up to 2048 BF16 in eights, which are read once: a block has a group of rows, each of its warps every eighth of them; the warps'
-// sums are added in order.
-static constexpr int most_eights = 8;
+// Both at once for rows of up to 8192 columns in eights, which are read once: a row is spread over one warp of a block or several, which keep up to four
+// eights a lane in registers; a block has a group of rows, whose sums are added in the order of the rows that it has at a time.
+static constexpr int most_eights = 4;
 
 template <class Act> __device__ void rms_norm_backward_group(const rms_norm_backward_args<Act>& a, void* workspace) {
-  __shared__ float totals[256 * most_eights];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  __shared__ __align__(16) float totals[8 * 256 * most_eights];
+  __shared__ float dots[2][8];
+  const int cols = (int)a.cols;
+  int across = 1;
+  while (across * 256 * most_eights < cols) across *= 2;
+  const int lanes = 32 * across, lane = threadIdx.x % lanes, number = threadIdx.x / lanes, numbers = 8 / across;
   const int64_t begin = blockIdx.x * group, end = begin + group < a.rows ? begin + group : a.rows;
   Eight sums[most_eights] = {};
-  for (int64_t r = begin + warp; r < end; r += 8) {
+  int turn = 0;
+  for (int64_t r = begin + number; r < end; r += numbers) {
     const Act *const x = a.x + r * a.cols, *const dy = a.dy + r * a.cols;
     Act* const dx = a.dx + r * a.cols;
     const float inverse = a.inverse[r];
@@ -122,54 +127,59 @@ template <class Act> __device__ void rms_norm_backward_group(const rms_norm_back
     float dot = 0;
 #pragma unroll
     for (int k = 0; k < most_eights; k++) {
-      const int c = 256 * k + 8 * lane;
-      if (c >= a.cols) continue;
+      const int c = 8 * (lanes * k + lane);
+      if (c >= cols) continue;
       xs[k].load_from(x + c);
       gs[k].load_from(dy + c);
     }
 #pragma unroll
     for (int k = 0; k < most_eights; k++) {
-      const int c = 256 * k + 8 * lane;
-      if (c >= a.cols) continue;
+      const int c = 8 * (lanes * k + lane);
+      if (c >= cols) continue;
       const Eight e = xs[k].get(), g = gs[k].get(), w = load_eight(a.w + c);
 #pragma unroll
       for (int i = 0; i < 8; i++) {
-        const float n = e.v[i] * inverse;
-        dot = fmaf(g.v[i] * w.v[i], n, dot);
-        sums[k].v[i] = fmaf(g.v[i], n, sums[k].v[i]);
+        const float product = g.v[i] * e.v[i];
+        dot = fmaf(product, w.v[i], dot);
+        sums[k].v[i] = fmaf(product, inverse, sums[k].v[i]);
       }
     }
-    const float mean = sum_of_warp(dot) / (float)a.cols;
+    dot = sum_of_warp(dot);
+    if (across > 1) {
+      if (threadIdx.x % 32 == 0) dots[turn][threadIdx.x / 32] = dot;
+      asm volatile("bar.sync %0, %1;" ::"r"(number + 1), "r"(lanes) : "memory");
+      dot = 0;
+      for (int w = 0; w < across; w++) dot += dots[turn][number * across + w];
+      turn ^= 1;
+    }
+    const float slope = -inverse * inverse * inverse * dot / (float)a.cols;
 #pragma unroll
     for (int k = 0; k < most_eights; k++) {
-      const int c = 256 * k + 8 * lane;
-      if (c >= a.cols) continue;
+      const int c = 8 * (lanes * k + lane);
+      if (c >= cols) continue;
       const Eight e = xs[k].get(), g = gs[k].get(), w = load_eight(a.w + c);
       Eight out{};
       if (a.accumulate) out = load_eight((const Act*)dx + c);
 #pragma unroll
       for (int i = 0; i < 8; i++) {
-        const float value = inverse * (g.v[i] * w.v[i] - e.v[i] * inverse * mean);
+        const float value = fmaf(e.v[i], slope, g.v[i] * w.v[i] * inverse);
         out.v[i] = a.accumulate ? out.v[i] + value : value;
       }
       store_eight(dx + c, out);
     }
   }
-  for (int turn = 0; turn < 8; turn++) {
-    if (warp == turn)
 #pragma unroll
-      for (int k = 0; k < most_eights; k++)
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-          float& total = totals[256 * k + 32 * i + lane];
-          total = turn == 0 ? sums[k].v[i] : total + sums[k].v[i];
-        }
-    __syncthreads();
-  }
+  for (int k = 0; k < most_eights; k++)
+    if (const int c = 8 * (lanes * k + lane); c < cols) store_eight(totals + number * cols + c, sums[k]);
+  __syncthreads();
   float* const to = static_cast<float*>(workspace) + blockIdx.x * a.cols;
-  for (int c = threadIdx.x; c < a.cols; c += 256) to[c] = totals[c / 256 * 256 + c % 8 * 32 + c % 256 / 8];
+  for (int c = threadIdx.x; c < cols; c += 256) {
+    float sum = totals[c];
+    for (int n = 1; n < numbers; n++) sum += totals[n * cols + c];
+    to[c] = sum;
+  }
 }
-EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, group, 256)
+EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, group, 256, 2)
 
 // 32 columns a block; its warps have every eighth group, and are added in order.
 template <class Act> __device__ void rms_norm_backward_dw(const rms_norm_backward_args<Act>& a, void* workspace) {

@@ -80,13 +80,14 @@ export const rmsNormBackward = defineKernel({
     { dims: { rows: 7, cols: 80 }, scalars: { accumulate: 1 } },
     { dims: { rows: 133, cols: 257 }, scalars: { accumulate: 0 } },
     { dims: { rows: 75, cols: 2048 }, scalars: { accumulate: 1 } },
+    { dims: { rows: 34, cols: 3000 }, scalars: { accumulate: 0 } },
     { dims: { rows: 2048, cols: 1024 }, scalars: { accumulate: 1 }, bench: true },
   ],
   tolerance: 2e-6,
   cuda: {
     workspace: ({ rows, cols }) => 4 * Math.ceil(rows! / 32) * cols!,
-    launches: ({ rows, cols }, _, { act }) => [
-      ...(act === 'bf16' && cols! % 8 === 0 && cols! <= 2048
+    launches: ({ rows, cols }) => [
+      ...(cols! % 8 === 0 && cols! <= 8192
         ? [{ entry: 'group', grid: Math.ceil(rows! / 32), block: 256 }]
         : [
             { entry: 'dx', grid: Math.ceil(rows! / 8), block: 256 },
