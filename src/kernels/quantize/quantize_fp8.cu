@@ -23,7 +23,9 @@ template <class Act, class A> __device__ void lines_of(const A& a, bool columns)
 }
 template <class A, class T> __device__ void square_of(const A& a, const T* x, bool is_bf16) {
   const Request<FP8> q = square_request_of<FP8>(a, nullptr, is_bf16);
-  find_amax(q, x, a.rows, a.cols, false, a.amax);
+  Found found;
+  GRID_LOOP(i, a.rows * a.cols) found.add(load(x + i));
+  finish(found, a.amax);
   quantize_square(q, a.codes_t, a.scales_t, x, a.rows, a.cols, a.rounding);
 }
 
@@ -32,11 +34,13 @@ EXPORT_CUDA_ACT(quantize_fp8_rows)
 template <class Act> __device__ void quantize_fp8_columns(const quantize_fp8_columns_args<Act>& a) { lines_of<Act>(a, true); }
 EXPORT_CUDA_ACT(quantize_fp8_columns)
 template <class Act> __device__ void quantize_fp8_square(const quantize_fp8_square_args<Act>& a) {
-  if constexpr (!IsBf16<Act>::value)
-    if (a.rounded) return square_of(a, reinterpret_cast<const Rounded*>(a.x), true);
   square_of(a, a.x, IsBf16<Act>::value);
 }
 EXPORT_CUDA_ACT(quantize_fp8_square)
+template <class Act> __device__ void quantize_fp8_square_rounded(const quantize_fp8_square_args<Act>& a, void*) {
+  if constexpr (!IsBf16<Act>::value) square_of(a, reinterpret_cast<const Rounded*>(a.x), true);
+}
+EXPORT_CUDA_ACT_ENTRY(quantize_fp8_square, rounded, 256)
 
 template <class Act> struct BothRequests {
   Request<FP8> row, column;

@@ -8,7 +8,7 @@ const mostBlocks = 4096
 
 /**
  * Launches of the FP8 kernels: `tiles` has one block of threads for each tile, of BF16 values to nearest without rotation; the kernel's own entry
- * is right for everything.
+ * is right for everything, and `rounded` for FP32 values that are read rounded.
  */
 export const fp8Launches = (layout: Layout): CudaKernel => ({
   launches({ rows, cols }, { rounding, hadamard = 0, rounded = 0 }, { act }) {
@@ -16,10 +16,8 @@ export const fp8Launches = (layout: Layout): CudaKernel => ({
     // Threads read eight columns at once and write 16 rows of a column.
     const fits = cols! % 8 === 0 && (layout === 'rows' || rows! % 16 === 0)
     const byTiles = rounding === 0 && hadamard === 0 && fits && (act === 'bf16' || rounded === 1)
-    return [
-      byTiles
-        ? { entry: 'tiles', grid: tiles, block: threads }
-        : { grid: Math.min(8 * tiles, mostBlocks), block: threads },
-    ]
+    if (byTiles) return [{ entry: 'tiles', grid: tiles, block: threads }]
+    const grid = Math.min(8 * tiles, mostBlocks)
+    return [{ ...(rounded === 1 && act === 'f32' ? { entry: 'rounded' } : {}), grid, block: threads }]
   },
 })
