@@ -107,7 +107,7 @@ describe('recipes', () => {
   })
 
   it('pad outputs to whole blocks and rotations', () => {
-    const multiples = { bf16: 1, nvfp4: 16, mxfp4: 32, fp8: 128, 'fp8-tensor': 16 }
+    const multiples = { bf16: 1, nvfp4: 16, mxfp4: 32, fp8: 128 }
     for (const [name, multiple] of Object.entries(multiples)) {
       const layer = resolveRecipe(findRecipe(name), sites(20), { blocks: 20 }, 0, 1)[20]
       assert.equal(outputMultiple(layer!), multiple, name)
