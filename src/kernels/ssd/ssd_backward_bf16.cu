@@ -114,7 +114,7 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
   const Sizes s(a);
   const Work work(s, workspace, true);
   const Chunk chunk(a, s, (int)blockIdx.x);
-  const int group = blockIdx.y, warp = warp_of(), lane = lane_of(), first_head = group * s.per_group;
+  const int group = blockIdx.y, warp = uniform_warp(), lane = lane_of(), first_head = group * s.per_group;
   const int group_bytes = matrix_bytes(CHUNK, s.state_cols), rows_bytes = matrix_bytes(CHUNK, s.head_cols);
   const int states_bytes = matrix_bytes(s.head_cols, s.state_cols), stage_bytes = 2 * (rows_bytes + states_bytes) + 4 * CHUNK * 4;
   const int stages = s.state_size() > MOST_FOR_TWO_STAGES ? 1 : 2;
@@ -144,24 +144,10 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
   };
   state_units.copy(b, CHUNK, row + s.inner + group * s.state, s.channels, chunk.length, s.state, whole);
   state_units.copy(c, CHUNK, row + s.inner + (s.groups + group) * s.state, s.channels, chunk.length, s.state, whole);
-  fill(0);
-  wait_copies<0>();
-  __syncthreads();
-
   // B_j.C_i for the squares i >= j of this warp's rows, and the sum over heads that becomes K.
   Square scores[4], weights[4];
 #pragma unroll
   for (int i = 0; i < 4; i++) scores[i].clear(), weights[i].clear();
-  for (int k = 0; k < s.state_cols; k += 16) {
-    uint32_t u[4], v[4];
-    left_operand(u, b, warp * 16, k);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (i < warp) continue;
-      right_transposed(v, c, k, 16 * i);
-      scores[i].add_product(u, v);
-    }
-  }
   // First rows seen by the lane's columns, as bytes; the last value says that a column sees none.
   uint32_t seen[4], any_seen = 0;
 #pragma unroll
@@ -176,16 +162,26 @@ __device__ void ssd_backward_chunk_inputs(const Args& a, void* workspace) {
   }
   const bool hidden = __any_sync(0xffffffffu, any_seen != 0);
 
-  for (int h = 0; h < s.per_group; h++) {
-    if (h > 0) {
-      if (stages == 1) {
-        __syncthreads();
-        fill(h);
-      }
+  for (int h = 1 - stages; h < s.per_group; h++) {
+    if (stages == 2) wait_copies<0>();
+    __syncthreads();
+    fill(h + stages - 1);
+    if (h < 0) continue;
+    if (stages == 1) {
       wait_copies<0>();
       __syncthreads();
     }
-    if (stages == 2) fill(h + 1);
+    if (h == 0)
+      for (int k = 0; k < s.state_cols; k += 16) {
+        uint32_t u[4], v[4];
+        left_operand(u, b, warp * 16, k);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          if (i < warp) continue;
+          right_transposed(v, c, k, 16 * i);
+          scores[i].add_product(u, v);
+        }
+      }
     const int head = first_head + h;
     char* const stage = stage_at(h);
     const Matrix x(stage, s.head_cols), g(stage + rows_bytes, s.head_cols);
@@ -327,7 +323,7 @@ __device__ void ssd_backward_chunk_projections(const Args& a, void* workspace) {
   const Sizes s(a);
   const Work work(s, workspace, true);
   const Chunk chunk(a, s, (int)blockIdx.x);
-  const int slabs = (int)gridDim.z / 2, n = (int)blockIdx.z % slabs * 64, group = blockIdx.y, warp = warp_of();
+  const int slabs = (int)gridDim.z / 2, n = (int)blockIdx.z % slabs * 64, group = blockIdx.y, warp = uniform_warp();
   const bool of_c = (int)blockIdx.z >= slabs, passed = of_c ? chunk.entered : chunk.left;
   const int square_bytes = matrix_bytes(CHUNK, 64), rows_bytes = matrix_bytes(CHUNK, s.head_cols), states_bytes = matrix_bytes(s.head_cols, 64);
   const int stage_bytes = rows_bytes + states_bytes + CHUNK * 4;
@@ -353,56 +349,52 @@ __device__ void ssd_backward_chunk_projections(const Args& a, void* workspace) {
   };
   units.copy(k_of, CHUNK, work.weights + ((int64_t)chunk.index * s.groups + group) * CHUNK * CHUNK, CHUNK, CHUNK, CHUNK, true);
   units.copy(other, CHUNK, a.xbc + (of_c ? at_b : at_c), s.channels, chunk.length, s.state - n, whole);
-  fill(0);
-  wait_copies<0>();
-  __syncthreads();
-
   Square sums[4];
 #pragma unroll
   for (Square& sum : sums) sum.clear();
-  for (int k = of_c ? 0 : warp; k < (of_c ? warp + 1 : 4); k++) {
-    uint32_t u[4], v[4];
-    if (of_c) left_transposed(u, k_of, warp * 16, 16 * k);
-    else left_operand(u, k_of, warp * 16, 16 * k);
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      right_operand(v, other, 16 * k, 16 * j);
-      sums[j].add_product(u, v);
-    }
-  }
-  if (passed)
-    for (int h = 0; h < s.per_group; h++) {
-      if (h > 0) {
-        wait_copies<0>();
-        __syncthreads();
-      }
-      fill(h + 1);
-      char* const stage = stage_at(h);
-      const Matrix left(stage, s.head_cols), states(stage + rows_bytes, 64);
-      const float* const factors = reinterpret_cast<const float*>(stage + rows_bytes + states_bytes);
-      Square of_head[4];
-#pragma unroll
-      for (Square& sum : of_head) sum.clear();
-      for (int k = 0; k < s.head_cols; k += 16) {
+  for (int h = -1; h < (passed ? s.per_group : 1); h++) {
+    wait_copies<0>();
+    __syncthreads();
+    fill(h + 1);
+    if (h < 0) continue;
+    if (h == 0)
+      for (int k = of_c ? 0 : warp; k < (of_c ? warp + 1 : 4); k++) {
         uint32_t u[4], v[4];
-        left_operand(u, left, warp * 16, k);
+        if (of_c) left_transposed(u, k_of, warp * 16, 16 * k);
+        else left_operand(u, k_of, warp * 16, 16 * k);
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          right_operand(v, states, k, 16 * j);
-          of_head[j].add_product(u, v);
+          right_operand(v, other, 16 * k, 16 * j);
+          sums[j].add_product(u, v);
         }
       }
+    if (!passed) break;
+    char* const stage = stage_at(h);
+    const Matrix left(stage, s.head_cols), states(stage + rows_bytes, 64);
+    const float* const factors = reinterpret_cast<const float*>(stage + rows_bytes + states_bytes);
+    Square of_head[4];
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int r = row_of(i);
-        const float factor = factors[r];
+    for (Square& sum : of_head) sum.clear();
+    for (int k = 0; k < s.head_cols; k += 16) {
+      uint32_t u[4], v[4];
+      left_operand(u, left, warp * 16, k);
 #pragma unroll
-        for (int j = 0; j < 16; j++) {
-          float& sum = sums[j / 4].v[j / 2 % 2][2 * i + j % 2];
-          sum = fmaf(factor, of_head[j / 4].v[j / 2 % 2][2 * i + j % 2], sum);
-        }
+      for (int j = 0; j < 4; j++) {
+        right_operand(v, states, k, 16 * j);
+        of_head[j].add_product(u, v);
       }
     }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const int r = row_of(i);
+      const float factor = factors[r];
+#pragma unroll
+      for (int j = 0; j < 16; j++) {
+        float& sum = sums[j / 4].v[j / 2 % 2][2 * i + j % 2];
+        sum = fmaf(factor, of_head[j / 4].v[j / 2 % 2][2 * i + j % 2], sum);
+      }
+    }
+  }
 #pragma unroll
   for (int i = 0; i < 2; i++)
     if (row_of(i) < chunk.length)

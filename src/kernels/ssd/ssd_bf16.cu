@@ -17,7 +17,7 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
   const Sizes s(a);
   const Work work(s, workspace, false);
   const Chunk chunk(a, s, (int)blockIdx.x);
-  const int group = blockIdx.y, warp = warp_of(), first_head = group * s.per_group;
+  const int group = blockIdx.y, warp = uniform_warp(), first_head = group * s.per_group;
   const int group_bytes = matrix_bytes(CHUNK, s.state_cols), x_bytes = matrix_bytes(CHUNK, s.head_cols);
   const int states_bytes = matrix_bytes(s.head_cols, s.state_cols), stage_bytes = x_bytes + states_bytes + 3 * CHUNK * 4;
   const Matrix b(memory, s.state_cols), c(memory + group_bytes, s.state_cols);
@@ -39,32 +39,28 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
   };
   state_units.copy(b, CHUNK, row + s.inner + group * s.state, s.channels, chunk.length, s.state, s.whole);
   state_units.copy(c, CHUNK, row + s.inner + (s.groups + group) * s.state, s.channels, chunk.length, s.state, s.whole);
-  fill(0);
-  wait_copies<0>();
-  __syncthreads();
-
+  const int seen[2] = {first_seen(a.starts, chunk, row_of(0)), first_seen(a.starts, chunk, row_of(1))};
+  const bool hidden = __any_sync(0xffffffffu, seen[0] != 0 || seen[1] != 0);
   Square scores[4];
 #pragma unroll
   for (Square& square : scores) square.clear();
-  for (int k = 0; k < s.state_cols; k += 16) {
-    uint32_t x[4], y[4];
-    left_operand(x, c, warp * 16, k);
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      if (j > warp) continue;
-      right_transposed(y, b, k, 16 * j);
-      scores[j].add_product(x, y);
-    }
-  }
-  const int seen[2] = {first_seen(a.starts, chunk, row_of(0)), first_seen(a.starts, chunk, row_of(1))};
-  const bool hidden = __any_sync(0xffffffffu, seen[0] != 0 || seen[1] != 0);
 
-  for (int h = 0; h < s.per_group; h++) {
-    if (h > 0) {
-      wait_copies<0>();
-      __syncthreads();
-    }
+  for (int h = -1; h < s.per_group; h++) {
+    wait_copies<0>();
+    __syncthreads();
     fill(h + 1);
+    if (h < 0) continue;
+    if (h == 0)
+      for (int k = 0; k < s.state_cols; k += 16) {
+        uint32_t x[4], y[4];
+        left_operand(x, c, warp * 16, k);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          if (j > warp) continue;
+          right_transposed(y, b, k, 16 * j);
+          scores[j].add_product(x, y);
+        }
+      }
     char* const stage = stage_at(h);
     const Matrix x(stage, s.head_cols), entering(stage + x_bytes, s.state_cols);
     const float* const notes = reinterpret_cast<const float*>(stage + x_bytes + states_bytes);

@@ -17,6 +17,8 @@ static constexpr int NOTES = Notes * CHUNK;
 
 __device__ inline int lane_of() { return threadIdx.x % 32; }
 __device__ inline int warp_of() { return threadIdx.x / 32; }
+// The same, such that the compiler sees that a warp's branches by it do not diverge.
+__device__ inline int uniform_warp() { return __shfl_sync(0xffffffffu, warp_of(), 0); }
 
 // Within 2 units in the last place, in one instruction.
 __device__ inline float power_of_2(float x) {
@@ -187,12 +189,22 @@ struct Units {
     if (row >= step) return;
     from += row * stride + column;
     bf16* out = to.at(row, column);
+    if (!whole) {
+#pragma unroll 1
+      for (int i = 8 * row; i < 8 * rows; i++) {
+        out->bits = i / 8 < valid_rows && column + i % 8 < valid_cols ? from->bits : 0;
+        from++, out++;
+        if (i % 8 != 7) continue;
+        i += 8 * (step - 1);
+        from += step * stride - 8;
+        out += step * to.pitch - 8;
+      }
+      return;
+    }
     const int valid = column < valid_cols ? valid_rows : 0;
 #pragma unroll 4
     for (int r = row; r < rows; r += step) {
-      if (whole) copy_sixteen(out, from, r < valid);
-      else
-        for (int i = 0; i < 8; i++) out[i].bits = r < valid && column + i < valid_cols ? from[i].bits : 0;
+      copy_sixteen(out, from, r < valid);
       from += step * stride;
       out += step * to.pitch;
     }
@@ -200,6 +212,7 @@ struct Units {
 };
 // `count` arrays of notes from the first one.
 __device__ inline void copy_notes(float* to, const float* from, int count) {
+#pragma unroll 1
   for (int i = threadIdx.x; i < count * CHUNK / 4; i += blockDim.x) copy_sixteen(to + 4 * i, from + 4 * i, true);
 }
 __device__ inline const float* notes_of(const Work& work, const Sizes& s, int chunk, int head) {
@@ -290,11 +303,11 @@ __device__ void pass_slab(const Args& a, const Sizes& s, const Work& work, const
   Square sums[Slab / 16];
 #pragma unroll
   for (Square& sum : sums) sum.clear();
-  for (int i = 0; i < STATE_STAGES - 1; i++) fill(i);
-  for (int i = 0; i < s.chunks; i++) {
+  for (int i = 1 - STATE_STAGES; i < s.chunks; i++) {
     wait_copies<STATE_STAGES - 2>();
     __syncthreads();
     fill(i + STATE_STAGES - 1);
+    if (i < 0) continue;
     const int number = number_of(i);
     bf16* const to = out + (int64_t)(sequence * s.chunks + number) * s.heads * s.state_size();
     if (p + row < s.head_cols)
