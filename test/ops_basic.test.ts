@@ -3,7 +3,7 @@ import { openBackend } from '../src/backends/open.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { add } from '../src/ops/add.ts'
 import { embedding } from '../src/ops/embedding.ts'
-import { rmsNorm } from '../src/ops/rms_norm.ts'
+import { residualNorm, rmsNorm } from '../src/ops/rms_norm.ts'
 import { squaredRelu } from '../src/ops/squared_relu.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import { checkBackends, checkGradients, type OpCheck } from './gradients.ts'
@@ -15,6 +15,17 @@ const ops: Record<string, OpCheck> = {
     inputs: [[5, 48]],
     parameters: [[48], [48]],
     build: (tape, [x], [w, v]) => add(tape, rmsNorm(tape, x!, w!, 1e-5), rmsNorm(tape, x!, v!, 1e-5)),
+  },
+  'residual sum and norm, both read': {
+    inputs: [
+      [5, 48],
+      [5, 48],
+    ],
+    parameters: [[48]],
+    build(tape, [x, branch], [w]) {
+      const { sum, normed } = residualNorm(tape, x!, branch, w!, 1e-5)
+      return add(tape, normed, sum)
+    },
   },
   embedding: {
     inputs: [],

@@ -4,7 +4,7 @@ import { embedding } from '../ops/embedding.ts'
 import { type Head, headLoss, logits } from '../ops/head_loss.ts'
 import { gemms, Linear, type LinearState, roles, streamOf, type Watched } from '../ops/linear.ts'
 import { recompute } from '../ops/recompute.ts'
-import { rmsNorm } from '../ops/rms_norm.ts'
+import { residualNorm, rmsNorm } from '../ops/rms_norm.ts'
 import { Tape, Var } from '../ops/tape.ts'
 import { WorkingCopy } from '../ops/working_copy.ts'
 import type { Recipe } from '../recipes/recipe.ts'
@@ -252,22 +252,26 @@ export class Model {
     }
   }
 
-  /** The stream after the final norm, [rows, hidden]. */
+  /** The stream after the final norm, [rows, hidden]. What a block makes is added to the stream by the next norm, which reads both. */
   #hidden(tokens: Tensor, starts: Tensor, sequence: number, memory?: readonly BlockMemory[]): Var {
     const { tape, parameters, config } = this
-    let h = embedding(tape, tokens, parameters.named('backbone.embeddings.weight'))
+    const { eps } = config
+    let stream = embedding(tape, tokens, parameters.named('backbone.embeddings.weight'))
+    let branch: Var | undefined
     for (const [i, { spec, parameter, linear }] of this.#blocks.entries()) {
       const context = { config, parameter, linear, sequence, starts, memory: memory?.[i] }
-      const block = (x: Var): Var =>
-        tape.scope(() => {
-          const normed = rmsNorm(tape, x, parameter('norm.weight'), config.eps)
-          const mixed = blockKinds[spec.kind]!.forward(tape, normed, context)
-          return add(tape, x, mixed)
+      const weight = parameter('norm.weight')
+      const mixer = (normed: Var): Var => blockKinds[spec.kind]!.forward(tape, normed, context)
+      if (config.recompute === 'block')
+        stream = recompute(tape, stream, x => tape.scope(() => add(tape, x, mixer(rmsNorm(tape, x, weight, eps)))))
+      else
+        [stream, branch] = tape.scope((): [Var, Var] => {
+          const { sum, normed } = residualNorm(tape, stream, branch, weight, eps)
+          return [sum, mixer(normed)]
         })
-      h = config.recompute === 'block' ? recompute(tape, h, block) : block(h)
     }
-    const last = h
-    return tape.scope(() => rmsNorm(tape, last, parameters.named('backbone.norm_f.weight'), config.eps))
+    const weight = parameters.named('backbone.norm_f.weight')
+    return tape.scope(() => residualNorm(tape, stream, branch, weight, eps).normed)
   }
 
   #head(recipe: Recipe): Head {

@@ -149,6 +149,18 @@ export class Tape {
     this.#records.push({ output, reads, backward })
   }
 
+  /** Lets go of the value of `v` before its scope ends, where only what is recorded will read it again. */
+  release(v: Var): void {
+    const { memory } = v.value
+    for (const owned of this.#scopes) {
+      const at = owned.lastIndexOf(memory)
+      if (at < 0) continue
+      owned.splice(at, 1)
+      this.#drop(memory)
+      return
+    }
+  }
+
   /**
    * Where the gradient of `v` is to be written: `accumulate` is 0 for the first contribution, which overwrites, and 1 for later
    * ones, which add. A shared gradient that somebody else has still to read is copied first.

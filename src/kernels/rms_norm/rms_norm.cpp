@@ -6,9 +6,15 @@ template <class Act> static void rms_norm(const rms_norm_args<Act>& a) {
   parallel_rows(a.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const Act* x = a.x + r * a.cols;
-      float sums[16] = {};
       int64_t c = 0;
-      for (; c + 16 <= a.cols; c += 16)
+      if (a.branch) {
+        const Act* branch = a.branch + r * a.cols;
+        Act* sum = a.sum + r * a.cols;
+        for (; c < a.cols; c++) store(sum + c, load(x + c) + load(branch + c));
+        x = sum;
+      }
+      float sums[16] = {};
+      for (c = 0; c + 16 <= a.cols; c += 16)
         for (int l = 0; l < 16; l++) sums[l] += load(x + c + l) * load(x + c + l);
       double sum = 0;
       for (; c < a.cols; c++) sum += (double)load(x + c) * load(x + c);

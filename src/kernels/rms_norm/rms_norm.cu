@@ -1,12 +1,105 @@
-// Forward and backward of rms_norm.ts. A warp has one row; sums over a row are a tree over its lanes. dw is summed per group of rows,
-// rows in order, then the groups' partial sums in order.
-#include "cuda.h"
+// Forward and backward of rms_norm.ts. Forward, where a row is made of eights, a thread has eight of its columns and loads them of several rows at
+// once; else a warp has a row. Sums over a row are trees over the lanes of a warp, then over warps in order. dw is summed per group of rows, rows in
+// order, then the groups' partial sums in order.
+#include "sums_cuda.h"
 
-__device__ inline float sum_of_warp(float x) {
+// The most warps of a block with eights.
+static constexpr int most_warps = 16;
+
+// Sums of each of n values over a block. Calls that follow one another must use `parts` of two places in turn.
+template <int n> __device__ void sums_of_block(float (&x)[n], float (*parts)[n]) {
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+  for (int i = 0; i < n; i++) x[i] = sum_of_warp(x[i]);
+  const int warps = blockDim.x / 32;
+  if (warps == 1) return;
+  if (threadIdx.x % 32 == 0)
+#pragma unroll
+    for (int i = 0; i < n; i++) parts[threadIdx.x / 32][i] = x[i];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < n; i++) x[i] = parts[0][i];
+  for (int w = 1; w < warps; w++)
+#pragma unroll
+    for (int i = 0; i < n; i++) x[i] += parts[w][i];
+}
+
+// Stores eight elements; returns them as they will be loaded.
+__device__ inline Eight stored_eight(float* to, const Eight& x) {
+  store_eight(to, x);
   return x;
 }
+__device__ inline Eight stored_eight(bf16* to, const Eight& x) {
+  const uint4 words =
+      make_uint4(pack_bf16(x.v[0], x.v[1]), pack_bf16(x.v[2], x.v[3]), pack_bf16(x.v[4], x.v[5]), pack_bf16(x.v[6], x.v[7]));
+  *reinterpret_cast<uint4*>(to) = words;
+  return unpack_eight(words);
+}
+
+__device__ inline float inverse_of(float squares, int64_t cols, float eps) { return 1.0f / sqrtf(squares / (float)cols + eps); }
+
+template <class Act> __device__ void rms_norm_eights(const rms_norm_args<Act>& a, void*) {
+  constexpr int rows = 4;
+  __shared__ float parts[most_warps][rows];
+  const int64_t first = blockIdx.x * (int64_t)rows, at = first * a.cols + threadIdx.x * 8;
+  const bool mine = threadIdx.x * 8 < a.cols;
+  Packed<Act> xs[rows] = {}, branches[rows] = {};
+#pragma unroll
+  for (int i = 0; i < rows; i++)
+    if (mine && first + i < a.rows) {
+      xs[i].load_from(a.x + at + i * a.cols);
+      if (a.branch) branches[i].load_from(a.branch + at + i * a.cols);
+    }
+  Eight x[rows];
+  float squares[rows] = {};
+#pragma unroll
+  for (int i = 0; i < rows; i++) {
+    x[i] = xs[i].get();
+    if (a.branch && mine && first + i < a.rows) {
+      const Eight branch = branches[i].get();
+#pragma unroll
+      for (int k = 0; k < 8; k++) x[i].v[k] += branch.v[k];
+      x[i] = stored_eight(a.sum + at + i * a.cols, x[i]);
+    }
+#pragma unroll
+    for (int k = 0; k < 8; k++) squares[i] = fmaf(x[i].v[k], x[i].v[k], squares[i]);
+  }
+  sums_of_block(squares, parts);
+  Eight w{};
+  if (a.y && mine) w = load_eight(a.w + threadIdx.x * 8);
+#pragma unroll
+  for (int i = 0; i < rows; i++) {
+    if (first + i >= a.rows) break;
+    const float inverse = inverse_of(squares[i], a.cols, a.eps);
+    if (threadIdx.x == 0) a.inverse[first + i] = inverse;
+    if (!a.y || !mine) continue;
+#pragma unroll
+    for (int k = 0; k < 8; k++) x[i].v[k] = x[i].v[k] * inverse * w.v[k];
+    store_eight(a.y + at + i * a.cols, x[i]);
+  }
+}
+EXPORT_CUDA_ACT_ENTRY(rms_norm, eights, 512)
+
+// A warp has a row.
+template <class Act> __device__ void rms_norm_rows(const rms_norm_args<Act>& a, void*) {
+  const int lane = threadIdx.x % 32;
+  const int64_t r = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32;
+  if (r >= a.rows) return;
+  const Act* x = a.x + r * a.cols;
+  if (a.branch) {
+    const Act* const branch = a.branch + r * a.cols;
+    Act* const sum = a.sum + r * a.cols;
+    for (int64_t c = lane; c < a.cols; c += 32) store(sum + c, load(x + c) + load(branch + c));
+    x = sum;
+  }
+  float squares = 0;
+  for (int64_t c = lane; c < a.cols; c += 32) squares = fmaf(load(x + c), load(x + c), squares);
+  const float inverse = inverse_of(sum_of_warp(squares), a.cols, a.eps);
+  if (lane == 0) a.inverse[r] = inverse;
+  if (!a.y) return;
+  Act* const y = a.y + r * a.cols;
+  for (int64_t c = lane; c < a.cols; c += 32) store(y + c, load(x + c) * inverse * a.w[c]);
+}
+EXPORT_CUDA_ACT_ENTRY(rms_norm, rows, 256)
 
 // body(c) by the lanes of a warp for every eighth column of a row.
 template <class Body> __device__ void each_eight(int64_t cols, const Body& body) {
@@ -16,34 +109,6 @@ template <class Body> __device__ void each_eight(int64_t cols, const Body& body)
 template <class Act> __device__ bool rows_in_eights(int64_t cols, const Act* x, const Act* y, const float* w) {
   return cols % 8 == 0 && in_sixteens(x, y, w);
 }
-
-template <class Act> __device__ void rms_norm(const rms_norm_args<Act>& a) {
-  const int lane = threadIdx.x % 32;
-  const int64_t warps = (int64_t)gridDim.x * blockDim.x / 32;
-  const bool eights = rows_in_eights(a.cols, a.x, (const Act*)a.y, a.w);
-  for (int64_t r = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32; r < a.rows; r += warps) {
-    const Act* const x = a.x + r * a.cols;
-    float sum = 0;
-    if (eights) each_eight(a.cols, [&](int64_t c) {
-        const Eight e = load_eight(x + c);
-        for (int i = 0; i < 8; i++) sum = fmaf(e.v[i], e.v[i], sum);
-      });
-    else for (int64_t c = lane; c < a.cols; c += 32) sum = fmaf(load(x + c), load(x + c), sum);
-    sum = sum_of_warp(sum);
-    const float inverse = 1.0f / sqrtf(sum / (float)a.cols + a.eps);
-    if (lane == 0) a.inverse[r] = inverse;
-    if (!a.y) continue;
-    Act* const y = a.y + r * a.cols;
-    if (eights) each_eight(a.cols, [&](int64_t c) {
-        Eight e = load_eight(x + c);
-        const Eight w = load_eight(a.w + c);
-        for (int i = 0; i < 8; i++) e.v[i] = e.v[i] * inverse * w.v[i];
-        store_eight(y + c, e);
-      });
-    else for (int64_t c = lane; c < a.cols; c += 32) store(y + c, load(x + c) * inverse * a.w[c]);
-  }
-}
-EXPORT_CUDA_ACT(rms_norm)
 
 template <class Act> __device__ void rms_norm_backward_dx(const rms_norm_backward_args<Act>& a, void*) {
   const int lane = threadIdx.x % 32;

@@ -1,10 +1,17 @@
+import { roundBf16 } from '../../formats/bf16.ts'
 import { defineKernel, f32, i32, inout, input, optional, output } from '../../tensor/kernel.ts'
+
+/** On a GPU a thread has eight columns of a whole block's rows, where a row is made of such and not too long. */
+const inEights = (cols: number): boolean => cols % 8 === 0 && cols <= 4096
+const threadsOf = (cols: number): number => Math.ceil(cols / 256) * 32
+const rowsAtOnce = 4
 
 /**
  * Root-mean-square normalisation of each row (docs/numerics.md, "Block maths"):
  *
  *   inverse[r] = 1 / sqrt(mean_c x[r,c]^2 + eps)          y[r,c] = x[r,c] * inverse[r] * w[c]
  *
+ * Where `branch` is given x + branch, rounded to its dtype, is normalised in place of x and written to `sum`.
  * `inverse` is kept for the backward pass; y may be left out where its readers make it of x themselves. FP32 throughout: the product with w happens before y is rounded to its dtype
  * (as TransformerEngine and Megatron; Hugging Face rounds before it).
  */
@@ -14,10 +21,15 @@ export const rmsNorm = defineKernel({
     y: optional(output('act', 'rows', 'cols')),
     inverse: output('f32', 'rows'),
     x: input('act', 'rows', 'cols'),
+    branch: optional(input('act', 'rows', 'cols')),
+    sum: optional(output('act', 'rows', 'cols')),
     w: input('f32', 'cols'),
     eps: f32,
   },
-  reference({ y, inverse, x, w, eps }, { rows, cols }) {
+  reference({ y, inverse, x: stream, branch, sum: total, w, eps }, { rows, cols }, act) {
+    const round = act === 'bf16' ? roundBf16 : Math.fround
+    const x = branch ? stream.map((value, i) => round(value + branch[i]!)) : stream
+    if (branch) total!.set(x)
     for (let r = 0; r < rows!; r++) {
       let sum = 0
       for (let c = 0; c < cols!; c++) sum += x[r * cols! + c]! ** 2
@@ -32,11 +44,21 @@ export const rmsNorm = defineKernel({
     { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 }, with: ['y'] },
     { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 } },
     { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 }, with: ['branch', 'sum'] },
+    { dims: { rows: 10, cols: 2056 }, scalars: { eps: 1e-5 }, with: ['y', 'branch', 'sum'] },
+    { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 }, with: ['y', 'branch', 'sum'] },
+    { dims: { rows: 5, cols: 4104 }, scalars: { eps: 1e-5 }, with: ['y', 'branch', 'sum'] },
+    { dims: { rows: 8192, cols: 2048 }, scalars: { eps: 1e-5 }, with: ['y', 'branch', 'sum'], bench: true },
     { dims: { rows: 2048, cols: 1024 }, scalars: { eps: 1e-5 }, with: ['y'], bench: true },
     { dims: { rows: 2048, cols: 1024 }, scalars: { eps: 1e-5 }, bench: true },
   ],
-  tolerance: 1e-6,
-  cuda: { launches: ({ rows }) => [{ grid: Math.ceil(rows! / 8), block: 256 }] },
+  tolerance: { y: 1e-6, inverse: 1e-6, sum: 0 },
+  cuda: {
+    launches: ({ rows, cols }) =>
+      inEights(cols!)
+        ? [{ entry: 'eights', grid: Math.ceil(rows! / rowsAtOnce), block: threadsOf(cols!) }]
+        : [{ entry: 'rows', grid: Math.ceil(rows! / 8), block: 256 }],
+  },
 })
 
 /**
