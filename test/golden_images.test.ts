@@ -1,9 +1,7 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { cpuFeatures, levels } from '../src/backends/levels.ts'
-import { openBackend, packageRoot } from '../src/backends/open.ts'
+import { openBackend } from '../src/backends/open.ts'
 import { toBf16 } from '../src/formats/bf16.ts'
 import { signWords } from '../src/formats/hadamard.ts'
 import { kernels } from '../src/kernels/index.ts'
@@ -13,29 +11,9 @@ import type { Quantized } from '../src/recipes/recipe.ts'
 import { Arena } from '../src/tensor/arena.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import type { DType } from '../src/tensor/dtype.ts'
-import { floatsOf, readSafetensors, type StoredTensor } from '../src/tensor/safetensors.ts'
+import { floatsOf } from '../src/tensor/safetensors.ts'
 import type { Tensor } from '../src/tensor/tensor.ts'
-
-interface GoldenCase {
-  readonly case: string
-  readonly file: string
-  readonly kind: string
-  readonly dtype: 'f32' | 'bf16'
-  readonly tile: string
-  readonly scale_order: 'q6' | 'm6'
-  readonly rht_on_transpose: boolean
-  readonly error: 'MAE' | 'MSE'
-  readonly pow2_scales: boolean
-}
-
-const folder = join(packageRoot(), 'test', 'golden')
-const index: GoldenCase[] = JSON.parse(readFileSync(join(folder, 'index.json'), 'utf8'))
-const files = new Map<string, ReadonlyMap<string, StoredTensor>>()
-
-function stored({ file, case: name }: GoldenCase, part: string): StoredTensor | undefined {
-  if (!files.has(file)) files.set(file, readSafetensors(readFileSync(join(folder, file))).tensors)
-  return files.get(file)!.get(`${name}/${part}`)
-}
+import { type GoldenCase, index, storedOf } from './golden_vectors.ts'
 
 /** One backend and the memory of one case. */
 class Bench {
@@ -49,7 +27,7 @@ class Bench {
   readonly allocate = (dtype: DType, shape: readonly number[]): Tensor => this.arena.alloc(dtype, shape)
 
   input(golden: GoldenCase, part: string, dtype: 'f32' | 'bf16'): Tensor {
-    const tensor = stored(golden, part)!
+    const tensor = storedOf(golden, part)!
     const values = floatsOf(tensor)!
     return this.allocate(dtype, tensor.shape).write(dtype === 'bf16' ? toBf16(values) : values)
   }
@@ -60,7 +38,7 @@ class Bench {
   }
 
   same(golden: GoldenCase, part: string, got: Tensor): void {
-    const want = stored(golden, part)
+    const want = storedOf(golden, part)
     assert.ok(want, `${golden.case} has no ${part}`)
     const array = got.read()
     const bytes = Buffer.from(array.buffer, array.byteOffset, array.byteLength)
@@ -71,7 +49,7 @@ class Bench {
   image(golden: GoldenCase, image: Image, suffix = ''): void {
     this.same(golden, `codes${suffix}`, image.codes)
     this.same(golden, `scales${suffix}`, image.scales)
-    if (stored(golden, `amax${suffix}`)) this.same(golden, `amax${suffix}`, image.amax.part(0, [1]))
+    if (storedOf(golden, `amax${suffix}`)) this.same(golden, `amax${suffix}`, image.amax.part(0, [1]))
   }
 }
 
@@ -123,7 +101,7 @@ const kinds: Readonly<Record<string, (bench: Bench, golden: GoldenCase) => void>
     const columns = (values: Tensor) => columnImage(backend, allocate, values, bench.request(spec, true))
     product('y', rowImage(backend, allocate, x, bench.request(spec)), weights.row)
     product('dw', columns(dy), columns(x))
-    if (stored(golden, 'dx')) product('dx', rowImage(backend, allocate, dy, bench.request(spec)), weights.column)
+    if (storedOf(golden, 'dx')) product('dx', rowImage(backend, allocate, dy, bench.request(spec)), weights.column)
   },
 }
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { packageRoot } from '../src/backends/open.ts'
-import { floatsOf, readSafetensors, type SafetensorsContents } from '../src/tensor/safetensors.ts'
+import { floatsOf, readSafetensors, type SafetensorsContents, type StoredTensor } from '../src/tensor/safetensors.ts'
 
 /** An entry of test/golden/index.json. */
 export interface GoldenCase {
@@ -23,15 +23,21 @@ export interface GoldenCase {
 }
 
 const folder = join(packageRoot(), 'test', 'golden')
-const index: GoldenCase[] = JSON.parse(readFileSync(join(folder, 'index.json'), 'utf8'))
+export const index: readonly GoldenCase[] = JSON.parse(readFileSync(join(folder, 'index.json'), 'utf8'))
 const files = new Map<string, SafetensorsContents>()
 
-/** A part of a case, as FP32 if it is of floats; undefined if it has none such. */
-export function tensorOf({ file, case: name }: GoldenCase, part: string): Float32Array | Uint8Array | undefined {
+/** A part of a case; undefined if it has none such. */
+export function storedOf({ file, case: name }: GoldenCase, part: string): StoredTensor | undefined {
   if (!files.has(file)) files.set(file, readSafetensors(readFileSync(join(folder, file))))
-  const stored = files.get(file)!.tensors.get(`${name}/${part}`)
+  return files.get(file)!.tensors.get(`${name}/${part}`)
+}
+
+/** The same as FP32 if it is of floats. */
+export function tensorOf(golden: GoldenCase, part: string): Float32Array | Uint8Array | undefined {
+  const stored = storedOf(golden, part)
   return stored && (floatsOf(stored) ?? stored.data)
 }
+
 /** A floating-point part of a case. */
 export const floats = (golden: GoldenCase, part: string): Float32Array => tensorOf(golden, part) as Float32Array
 

@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict'
-import { after, before, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { presets } from '../presets/index.ts'
-import { openBackend } from '../src/backends/open.ts'
 import { Stream } from '../src/formats/philox.ts'
-import { kernels } from '../src/kernels/index.ts'
 import type { ModelConfig } from '../src/model/config.ts'
 import { Model } from '../src/model/model.ts'
 import { findRecipe, recipes } from '../src/recipes/recipes.ts'
 import type { Backend } from '../src/tensor/backend.ts'
+import { bothBackends } from './backends.ts'
 import { makeBatch } from './models.ts'
 
 const config: ModelConfig = {
@@ -46,15 +45,9 @@ const randomTokens = (count: number, vocab: number, stream = 0): Int32Array => {
   return Int32Array.from({ length: count }, () => random.below(vocab))
 }
 
-describe('model', () => {
-  let reference: Backend
-  let cpu: Backend
-  before(async () => {
-    reference = await openBackend('reference', kernels)
-    cpu = await openBackend('cpu', kernels, { threads: 2 })
-  })
-  after(() => cpu.close())
+const { reference, cpu } = await bothBackends()
 
+describe('model', () => {
   const build = (
     backend: Backend,
     recipe: string,

@@ -1,14 +1,13 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, before, describe, it } from 'node:test'
-import { openBackend, packageRoot } from '../src/backends/open.ts'
-import { kernels } from '../src/kernels/index.ts'
+import { describe, it } from 'node:test'
+import { packageRoot } from '../src/backends/open.ts'
 import type { ModelConfig } from '../src/model/config.ts'
 import { Model } from '../src/model/model.ts'
 import { findRecipe } from '../src/recipes/recipes.ts'
-import type { Backend } from '../src/tensor/backend.ts'
 import { floatsOf, readSafetensors } from '../src/tensor/safetensors.ts'
+import { bothBackends } from './backends.ts'
 import { makeBatch } from './models.ts'
 
 /** Against PyTorch and transformers in FP32: test/oracle/make_oracle.py. */
@@ -43,15 +42,9 @@ const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, v) => sum +
 const largestDifference = (a: Float32Array, b: Float32Array) =>
   a.reduce((most, v, i) => Math.max(most, Math.abs(v - b[i]!)), 0)
 
-describe('oracle', () => {
-  const backends: Backend[] = []
-  before(async () => {
-    for (const name of ['reference', 'cpu']) backends.push(await openBackend(name, kernels, { threads: 2 }))
-  })
-  after(() => {
-    for (const backend of backends) backend.close()
-  })
+const { reference, cpu } = await bothBackends()
 
+describe('oracle', () => {
   for (const [name, config] of Object.entries(oracles))
     it(`${name}: logits, loss and gradients are PyTorch's`, () => {
       const bytes = readFileSync(join(packageRoot(), 'test', 'oracle', `${name}.safetensors`))
@@ -65,7 +58,7 @@ describe('oracle', () => {
       }
       const raw = tensors.get('tokens')!.data
       const tokens = Int32Array.from(new Int32Array(raw.slice().buffer))
-      for (const backend of backends) {
+      for (const backend of [reference, cpu]) {
         const model = new Model({
           config,
           backend,

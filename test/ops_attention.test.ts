@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict'
-import { after, before, describe, it } from 'node:test'
-import { openBackend } from '../src/backends/open.ts'
-import { kernels } from '../src/kernels/index.ts'
+import { describe, it } from 'node:test'
 import { attention } from '../src/ops/attention.ts'
 import { rope } from '../src/ops/rope.ts'
 import { Tape, Var } from '../src/ops/tape.ts'
-import type { Backend } from '../src/tensor/backend.ts'
+import { bothBackends } from './backends.ts'
 import { checkBackends, checkGradients, type OpCheck, runOp, valuesOf } from './gradients.ts'
 
 interface Sizes {
@@ -43,15 +41,9 @@ const checks: Record<string, OpCheck> = {
   'with rope': check(small, crossing, 100),
 }
 
-describe('attention', () => {
-  let reference: Backend
-  let cpu: Backend
-  before(async () => {
-    reference = await openBackend('reference', kernels)
-    cpu = await openBackend('cpu', kernels, { threads: 2 })
-  })
-  after(() => cpu.close())
+const { reference, cpu } = await bothBackends()
 
+describe('attention', () => {
   for (const [name, spec] of Object.entries(checks)) {
     it(`${name}: finite differences`, () => checkGradients(spec))
     it(`${name}: cpu agrees with the reference`, () => checkBackends(spec, reference, cpu))

@@ -1,11 +1,9 @@
-import { after, before, describe, it } from 'node:test'
-import { openBackend } from '../src/backends/open.ts'
-import { kernels } from '../src/kernels/index.ts'
+import { describe, it } from 'node:test'
 import { add } from '../src/ops/add.ts'
 import { embedding } from '../src/ops/embedding.ts'
 import { residualNorm, rmsNorm } from '../src/ops/rms_norm.ts'
 import { squaredRelu } from '../src/ops/squared_relu.ts'
-import type { Backend } from '../src/tensor/backend.ts'
+import { bothBackends } from './backends.ts'
 import { checkBackends, checkGradients, type OpCheck } from './gradients.ts'
 
 const awayFromZero = (size: number) => Float32Array.from({ length: size }, (_, i) => ((i % 7) - 3.4) / 2)
@@ -48,15 +46,9 @@ const ops: Record<string, OpCheck> = {
   },
 }
 
-describe('basic ops', () => {
-  let reference: Backend
-  let cpu: Backend
-  before(async () => {
-    reference = await openBackend('reference', kernels)
-    cpu = await openBackend('cpu', kernels, { threads: 2 })
-  })
-  after(() => cpu.close())
+const { reference, cpu } = await bothBackends()
 
+describe('basic ops', () => {
   for (const [name, check] of Object.entries(ops)) {
     it(`${name}: finite differences`, () => checkGradients(check))
     it(`${name}: cpu agrees with the reference`, () => checkBackends(check, reference, cpu))

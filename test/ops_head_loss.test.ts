@@ -1,10 +1,8 @@
 import assert from 'node:assert/strict'
-import { after, before, describe, it } from 'node:test'
-import { openBackend } from '../src/backends/open.ts'
-import { kernels } from '../src/kernels/index.ts'
+import { describe, it } from 'node:test'
 import { headLoss, logits } from '../src/ops/head_loss.ts'
 import { Tape, Var } from '../src/ops/tape.ts'
-import type { Backend } from '../src/tensor/backend.ts'
+import { bothBackends } from './backends.ts'
 import { checkBackends, checkGradients, type OpCheck, runOp, valuesOf } from './gradients.ts'
 
 const targets = Int32Array.of(3, 0, -1, 16, 8, 8, 1)
@@ -22,15 +20,9 @@ const check = (chunk: number, round = false): OpCheck => ({
   },
 })
 
-describe('headLoss', () => {
-  let reference: Backend
-  let cpu: Backend
-  before(async () => {
-    reference = await openBackend('reference', kernels)
-    cpu = await openBackend('cpu', kernels, { threads: 2 })
-  })
-  after(() => cpu.close())
+const { reference, cpu } = await bothBackends()
 
+describe('headLoss', () => {
   it('finite differences', () => checkGradients(check(3)))
   it('cpu agrees with the reference', () => {
     checkBackends(check(3), reference, cpu)

@@ -4,7 +4,7 @@ import { RecipeError } from '../recipes/errors.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import { type Branch, type Branching, branch } from './branches.ts'
 import type { GradientError } from './gradients.ts'
-import { compareLosses, type LossDifference, type Losses, type Probe } from './probe.ts'
+import { compareLosses, type LossDifference, type Losses, type Probe, type Probed } from './probe.ts'
 import { unquantised, type Variant, variantsOf } from './variants.ts'
 
 /**
@@ -59,12 +59,7 @@ export interface Decomposition {
   readonly rows: readonly DecompositionRow[]
 }
 
-export interface DecomposeOptions {
-  readonly run: string
-  readonly recipe: string
-  readonly step: number
-  /** Tokens of a micro-batch. */
-  readonly tokens: number
+export interface DecomposeOptions extends Probed {
   /** Of the random decisions, for each recipe that makes any. */
   readonly draws: number
   readonly branching?: Branching | undefined

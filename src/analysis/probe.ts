@@ -39,6 +39,15 @@ export class Work {
   }
 }
 
+/** What is looked at: a run at one of its checkpoints. */
+export interface Probed {
+  readonly run: string
+  readonly recipe: string
+  readonly step: number
+  /** Tokens of a micro-batch. */
+  readonly tokens: number
+}
+
 /** Losses on the held-out batches, nats per token. */
 export interface Losses {
   readonly loss: number

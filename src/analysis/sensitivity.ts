@@ -7,7 +7,7 @@ import type { Recipe } from '../recipes/recipe.ts'
 import { sensitiveInBf16 } from '../recipes/recipes.ts'
 import { matcher, type ResolvedRecipe } from '../recipes/resolve.ts'
 import { measure } from '../train/numerics.ts'
-import { compareLosses, type LossDifference, type Probe } from './probe.ts'
+import { compareLosses, type LossDifference, type Probe, type Probed } from './probe.ts'
 import { allQuantised, alone, asRecipe, plainLayer, quantises, quantisesGemm, unquantised } from './variants.ts'
 
 /**
@@ -67,12 +67,7 @@ export interface LastBlocks {
   readonly by: Readonly<Record<Measure, number>>
 }
 
-export interface SensitivityOptions {
-  readonly run: string
-  readonly recipe: string
-  readonly step: number
-  /** Tokens of a micro-batch. */
-  readonly tokens: number
+export interface SensitivityOptions extends Probed {
   readonly draws: number
   readonly by: Measure | 'score'
 }

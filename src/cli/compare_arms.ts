@@ -11,10 +11,11 @@ import { openRun } from '../run/open.ts'
 import { type Origin, readMetrics, readRun } from '../run/read.ts'
 import { isTraining } from '../run/records.ts'
 import { train } from '../train/loop.ts'
-import { createDisplay, type DisplayStream } from './live.ts'
+import { createDisplay } from './live.ts'
 import { packageVersion } from './main.ts'
 import { showWork } from './progress.ts'
 import { createTrainer, openConfigured } from './session.ts'
+import type { DisplayStream } from './terminal.ts'
 
 /**
  * Trains the runs of a comparison, one after another in this process and by the function that `halfbyte train` calls: the text is read

@@ -146,15 +146,12 @@ Examples:
     )
     .action(async (directory: string, { draws, steps, out, json, ...options }: DecomposeOptions) => {
       const opened = await openProbe(directory, options, 'to decompose')
-      const { probe, bar, config, checkpoint, backend } = opened
+      const { probe, probed, bar, backend } = opened
       const { batches } = probe.sizes
       let found: Decomposition
       try {
         found = await decompose(probe, {
-          run: directory,
-          recipe: probe.model.recipe.name,
-          step: checkpoint.state.step,
-          tokens: config.data.sequence * config.data.micro_batch,
+          ...probed,
           draws,
           branching: steps === undefined ? undefined : branchingFrom(opened, directory, steps, batches),
         })

@@ -1,18 +1,12 @@
 import { createColors } from 'picocolors'
 import { formatCount } from '../run/quantities.ts'
+import { canRedraw, clearLine, type DisplayStream, type Environment, redrawEvery, widthOf } from './terminal.ts'
 
 /**
  * What training looks like while it runs: on a terminal one line that is redrawn in place, elsewhere plain lines.
  *
  *   148/400  loss 2.341  12.3k tokens/s  0:41 left  ▇▆▅▄▃▃▂▂▁▁
  */
-
-/** The part of a writable stream that is used; `columns` is there on a terminal. */
-export interface DisplayStream {
-  write(text: string): unknown
-  readonly isTTY?: boolean
-  readonly columns?: number
-}
 
 export interface DisplayOptions {
   /** Steps of the whole run. */
@@ -27,8 +21,8 @@ export interface DisplayOptions {
   readonly secondsAfter?: () => number | undefined
   /** Milliseconds; default: the system's monotonic clock. */
   readonly now?: () => number
-  /** Default: the process's. NO_COLOR, CI and TERM are read. */
-  readonly environment?: Readonly<Record<string, string | undefined>>
+  /** Default: the process's. */
+  readonly environment?: Environment
 }
 
 export interface Progress {
@@ -51,7 +45,6 @@ export interface Display {
 
 /** Steps of a process whose speed says nothing of the rest, because code is still being compiled. */
 const warmingSteps = 5
-const redrawEvery = 100
 const plainEvery = 60_000
 const blocks = '▁▂▃▄▅▆▇█'
 
@@ -112,11 +105,10 @@ export class History {
 
 const hideCursor = '\x1b[?25l'
 const showCursor = '\x1b[?25h'
-const clearLine = '\r\x1b[2K'
 
 export function createDisplay(options: DisplayOptions): Display {
   const { steps, tokensPerStep, stream, now = () => performance.now(), environment = process.env } = options
-  const live = options.isTTY ?? (stream.isTTY === true && !environment.CI && environment.TERM !== 'dumb')
+  const live = options.isTTY ?? canRedraw(stream, environment)
   const colors = createColors(live && !environment.NO_COLOR)
   const history = new History(256)
   const plainSteps = Math.max(1, Math.ceil(steps / 20))
@@ -153,7 +145,7 @@ export function createDisplay(options: DisplayOptions): Display {
 
   /** What fits of the parts, in their order; the sparkline takes the rest of the width. */
   const liveLine = ({ step, loss }: Progress) => {
-    const width = Math.max(1, (stream.columns || 80) - 1)
+    const width = Math.max(1, widthOf(stream) - 1)
     const parts = [
       ...label.map(text => ({ text, paint: colors.bold })),
       { text: `${String(step).padStart(String(steps).length)}/${steps}`, paint: colors.dim },

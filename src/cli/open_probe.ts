@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import { Probe, Work } from '../analysis/probe.ts'
+import { Probe, type Probed, Work } from '../analysis/probe.ts'
 import { quantises } from '../analysis/variants.ts'
 import { findDivergence, statusOf } from '../compare/runs.ts'
 import { UserError } from '../config/errors.ts'
@@ -19,6 +19,7 @@ export interface ProbeOptions {
 
 export interface OpenedProbe extends OpenedRun {
   readonly probe: Probe
+  readonly probed: Probed
   readonly bar: ProgressBar
 }
 
@@ -71,5 +72,6 @@ export async function openProbe(
       `${directory}: recipe ${config.recipe} quantises nothing at step ${done}, so there is nothing ${purpose}`,
     )
   }
-  return { ...opened, probe, bar }
+  const tokens = config.data.sequence * config.data.micro_batch
+  return { ...opened, probe, bar, probed: { run: directory, recipe: trainer.model.recipe.name, step: done, tokens } }
 }

@@ -1,5 +1,6 @@
 import type { Progress } from '../run/files.ts'
-import { type DisplayStream, formatDuration } from './live.ts'
+import { formatDuration } from './live.ts'
+import { canRedraw, clearLine, type DisplayStream, type Environment, redrawEvery, widthOf } from './terminal.ts'
 
 /**
  * A bar for work whose size is known: on a terminal one line that is redrawn and goes away at the end, elsewhere a line now and then.
@@ -12,21 +13,19 @@ export interface ProgressBar {
   done(): void
 }
 
-const redrawEvery = 100
 const plainEvery = 15_000
 const cells = 20
 
 /** Milliseconds that work must last before it is shown on a terminal, where much of it is over in no time. */
 const patience = 500
-const clearLine = '\r\x1b[2K'
 
 export interface BarOptions {
   /** Default: standard error. */
   readonly stream?: DisplayStream
   /** Milliseconds; default: the system's monotonic clock. */
   readonly now?: () => number
-  /** Default: the process's. CI and TERM are read. */
-  readonly environment?: Readonly<Record<string, string | undefined>>
+  /** Default: the process's. */
+  readonly environment?: Environment
   /** Milliseconds before a terminal shows anything; default: none. */
   readonly after?: number
 }
@@ -37,7 +36,7 @@ export function createProgressBar({
   environment = process.env,
   after = 0,
 }: BarOptions = {}): ProgressBar {
-  const live = stream.isTTY === true && !environment.CI && environment.TERM !== 'dumb'
+  const live = canRedraw(stream, environment)
   const started = now()
   let drawn = live ? started + after - redrawEvery : started
   let shown = false
@@ -53,7 +52,7 @@ export function createProgressBar({
       const percent = `${Math.floor(100 * share)} %`.padStart(5)
       const full = Math.round(cells * share)
       const bar = '█'.repeat(full) + '░'.repeat(cells - full)
-      const width = Math.max(0, (stream.columns ?? 80) - cells - 20)
+      const width = Math.max(0, widthOf(stream) - cells - 20)
       stream.write(
         live
           ? `${clearLine}${what.slice(0, width)}  ${bar} ${percent}  ${left}`

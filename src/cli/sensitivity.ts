@@ -130,16 +130,13 @@ Examples:
   halfbyte train tiny --policy runs/tiny-001/policy.yaml --dry-run`,
     )
     .action(async (directory: string, { keep, by, draws, out, json, ...options }: SensitivityOptions) => {
-      const { probe, bar, config, checkpoint, backend } = await openProbe(directory, options, 'to rank')
+      const { probe, probed, bar, config, backend } = await openProbe(directory, options, 'to rank')
       let found: Sensitivity
       let kept: number
       try {
         kept = keptCount(keep, probe.layers.sites.length)
         found = sensitivity(probe, {
-          run: directory,
-          recipe: probe.model.recipe.name,
-          step: checkpoint.state.step,
-          tokens: config.data.sequence * config.data.micro_batch,
+          ...probed,
           draws,
           by,
         })

@@ -1,3 +1,5 @@
+import { canRedraw, clearLine, redrawEvery, widthOf } from './terminal.ts'
+
 /** One line of a terminal that is written over; where nobody looks, nothing is written. */
 export interface StatusLine {
   /** Shows a text, at most ten times a second. */
@@ -6,20 +8,18 @@ export interface StatusLine {
   clear(): void
 }
 
-const redrawEvery = 100
-
 export function createStatusLine(stream: NodeJS.WriteStream): StatusLine {
-  const isLive = stream.isTTY === true && !process.env.CI && process.env.TERM !== 'dumb'
+  const isLive = canRedraw(stream, process.env)
   let drawnAt = Number.NEGATIVE_INFINITY
   return {
     show(text) {
       if (!isLive || performance.now() - drawnAt < redrawEvery) return
       drawnAt = performance.now()
-      stream.write(`\r\x1b[2K${text.slice(0, Math.max(1, (stream.columns ?? 80) - 1))}`)
+      stream.write(clearLine + text.slice(0, Math.max(1, widthOf(stream) - 1)))
     },
     clear() {
       if (drawnAt === Number.NEGATIVE_INFINITY) return
-      stream.write('\r\x1b[2K')
+      stream.write(clearLine)
       drawnAt = Number.NEGATIVE_INFINITY
     },
   }

@@ -1,10 +1,10 @@
-import { readFileSync } from 'node:fs'
 import { specialToken } from './added_tokens.ts'
 import { showBytes } from './byte_level.ts'
 import { bytePairTokenizer } from './byte_pair.ts'
 import { CorpusError } from './errors.ts'
 import { MergeTable } from './merges.ts'
 import { translatePattern } from './pattern.ts'
+import { readTokenizer } from './read_tokenizer.ts'
 import { patterns, wordsBy } from './splits.ts'
 import { byteLevelJson, type Tokenizer } from './tokenizer.ts'
 
@@ -56,12 +56,7 @@ const encodings: Readonly<Record<string, Encoding>> = {
 
 /** Token numbers by their bytes, as Latin-1. */
 function readRanks(path: string): Map<string, number> {
-  let text: string
-  try {
-    text = readFileSync(path, 'latin1')
-  } catch (error) {
-    throw new CorpusError(`tokenizer ${path} cannot be read: ${(error as Error).message}`)
-  }
+  const text = readTokenizer(path, 'latin1')
   const ranks = new Map<string, number>()
   let line = 0
   for (const row of text.split('\n')) {

@@ -5,6 +5,7 @@ import { readBytes } from './byte_level.ts'
 import { bytePairTokenizer } from './byte_pair.ts'
 import { CorpusError } from './errors.ts'
 import { MergeTable } from './merges.ts'
+import { readTokenizer } from './read_tokenizer.ts'
 import { openSplits, type PreTokenizerJson } from './splits.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
@@ -105,12 +106,7 @@ function findSeparator(
  * @throws CorpusError naming what is no JSON, or what of it is not understood.
  */
 export function openTokenizerJson(name: string, path: string, separator: string | undefined): Tokenizer {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new CorpusError(`tokenizer ${path} cannot be read: ${(error as Error).message}`)
-  }
+  const text = readTokenizer(path, 'utf8')
   let json: TokenizerJson
   try {
     json = JSON.parse(text) as TokenizerJson

@@ -1,6 +1,6 @@
 import { type Comparison, smoothing } from '../compare/comparison.ts'
 import { between, percent, summaryColumns, summaryRows } from '../compare/summary.ts'
-import type { Curves } from './curves.ts'
+import type { Curves, RecipeCurves } from './curves.ts'
 import { heatPicture } from './heat_map.ts'
 import { html, Markup, type Part, typeset } from './html.ts'
 import { differencePicture, lossPicture } from './line_charts.ts'
@@ -49,11 +49,11 @@ export function expectedTable({ expected }: Comparison): Markup | undefined {
 </table>`
 }
 
-const legend = (recipes: readonly string[], shown: (index: number) => boolean): Markup =>
+const legend = ({ recipes }: Curves, isShown: (curve: RecipeCurves) => boolean): Markup =>
   html`<div class="legend" role="group" aria-label="Curves shown">${recipes.map(
-    (recipe, index) =>
-      shown(index) &&
-      html`<button type="button" data-series="${index}" aria-pressed="true">${swatch(index)}${recipe}</button>`,
+    (curve, index) =>
+      isShown(curve) &&
+      html`<button type="button" data-series="${index}" aria-pressed="true">${swatch(index)}${curve.recipe}</button>`,
   )}</div>`
 
 interface Chart {
@@ -95,10 +95,7 @@ export function lossSection(id: string, values: string, curves: Curves, window: 
     id: `${id}-loss`,
     values,
     title: 'Loss',
-    legend: legend(
-      curves.recipes.map(({ recipe }) => recipe),
-      index => curves.recipes[index]!.loss.length > 0,
-    ),
+    legend: legend(curves, ({ loss }) => loss.length > 0),
     views: [
       { name: 'all steps', picture: lossPicture(curves, 1) },
       ...(curves.recipes.some(({ loss }) => curves.steps[loss.length - 1]! > middle)
@@ -116,10 +113,7 @@ export function differenceSection(id: string, values: string, curves: Curves, co
     id: `${id}-difference`,
     values,
     title: 'Relative difference of the loss',
-    legend: legend(
-      curves.recipes.map(({ recipe }) => recipe),
-      index => curves.recipes[index]!.difference !== undefined,
-    ),
+    legend: legend(curves, ({ difference }) => difference !== undefined),
     views: [{ name: 'all steps', picture: differencePicture(curves) }],
     caption: html`(${curves.baseline} − recipe) / ${curves.baseline} of smoothed training losses, in percent, mean over seeds: below zero the recipe is worse. ${wide ? `Bands: ${100 * confidence} % interval, Student’s t over paired seeds; where a band leaves out zero, the difference at that step is resolved.` : 'With one seed there is no interval: nothing is resolved.'}`,
   })
