@@ -8,7 +8,7 @@
 #include "sums_cuda.h"
 
 static constexpr int strips = 4, strip_rows = 32, block_rows = strips * strip_rows, block_channels = 128;
-static constexpr int rows_ahead = 4;  // rows of which a lane has loads under way while it computes as many others
+static constexpr int rows_ahead = 4;  // rows of which a lane has loads under way
 static constexpr int most_taps = 4;
 
 // One element or four consecutive ones as they are in memory, where four lie at a multiple of their size.
@@ -145,12 +145,10 @@ template <int N, class Act> __device__ void walk(const conv_silu_args<Act>& a, c
   const Convolution<N> convolution(a, c);
   float x[before + rows_ahead][N];
   load_before(x, from, strip);
-  Run<Act, N> ahead[rows_ahead];
-  from.get(before, strip, ahead);
 #pragma unroll 1
   for (uint32_t row = before; row < before + strip_rows; row += rows_ahead) {
-    Run<Act, N> next[rows_ahead];
-    from.get(row + rows_ahead, strip, next);
+    Run<Act, N> ahead[rows_ahead];
+    from.get(row, strip, ahead);
 #pragma unroll
     for (int k = 0; k < rows_ahead; k++) {
       const int visible = seen.of(number, row + k);
@@ -162,7 +160,6 @@ template <int N, class Act> __device__ void walk(const conv_silu_args<Act>& a, c
         y[i] = u * sigmoid(u);
       }
       if (row + k <= strip.last) *to.at(row + k) = Run<Act, N>::of(y);
-      ahead[k] = next[k];
     }
     move_on(x);
   }
@@ -195,7 +192,7 @@ template <class Act> __device__ void conv_silu_rows(const conv_silu_args<Act>& a
   if (in_runs(a, a.projection, (const Act*)a.y)) walk<4>(a, seen, c + 4 * lane, strip);
   else for (int part = 0; part < block_channels; part += 32) walk<1>(a, seen, c + part + lane, strip);
 }
-EXPORT_CUDA_ACT_ENTRY(conv_silu, rows, 128)
+EXPORT_CUDA_ACT_ENTRY(conv_silu, rows, 128, 8)
 
 // dbias of a block's channels, then dweight of the row itself, the row before, ...
 struct Sums {

@@ -1,25 +1,35 @@
-// Forward and backward of gated_norm.ts. A slice of a row is spread in eights over some lanes of a warp, which keep them in registers: what the
-// sum over a slice is made of is not read again. A sum over a slice is a tree over its lanes. dw is summed per lane, rows in order, then over
-// the lanes of a block that have the same columns, then over the blocks of rows.
+// Forward and backward of gated_norm.ts. A slice of a row is spread in eights over some lanes of a block, which keep them in registers: what the
+// sum over a slice is made of is not read again. A sum over a slice is a tree over the lanes of a warp, then over its warps. dw is summed per lane,
+// rows in order, then over the lanes of a block that have the same columns, then over the blocks of rows.
 //
 // Slices that do not lie in eights or have more than `most` columns are read again, element by element, by the lanes of a whole warp.
 #include "sigmoid_cuda.h"
 #include "sums_cuda.h"
 
-static constexpr int eights = 4, most = 32 * 8 * eights, threads = 256, block_rows = 64;
+static constexpr int eights = 2, threads = 256, most = threads * 8 * eights, block_rows = 64;
 
 // Which part of a slice is this thread's: column 8 * (lane + k * lanes) and the seven after it.
 struct Part {
   int slice, lanes, lane, number, numbers;  // number: which slice of those that the block has at a time
   bool whole;                               // in registers
+  int turn = 0;
 
   __device__ Part(int64_t slice, bool in_eights) : slice((int)slice), lanes(32), whole(in_eights && slice % 8 == 0 && slice <= most) {
-    while (whole && lanes > 1 && lanes / 2 * 8 * eights >= slice) lanes /= 2;
+    if (whole)
+      for (lanes = 1; lanes * 8 * eights < slice;) lanes *= 2;
     lane = threadIdx.x % lanes, number = threadIdx.x / lanes, numbers = threads / lanes;
   }
   __device__ int column(int k) const { return 8 * (lane + k * lanes); }
-  __device__ float sum(float x) const {
-    for (int distance = lanes / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+  // By all lanes that have the slice, and for slices within a warp by all of the warp.
+  __device__ float sum(float x) {
+    __shared__ float of_warps[2][threads / 32];
+    for (int distance = (lanes < 32 ? lanes : 32) / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    if (lanes <= 32) return x;
+    turn ^= 1;
+    if (threadIdx.x % 32 == 0) of_warps[turn][threadIdx.x / 32] = x;
+    asm volatile("bar.sync %0, %1;" ::"r"(number + 1), "r"(lanes) : "memory");
+    x = 0;
+    for (int w = 0; w < lanes / 32; w++) x += of_warps[turn][number * (lanes / 32) + w];
     return x;
   }
   template <class T> __device__ void load_from(const T* from, Packed<T> (&to)[eights]) const {
@@ -40,7 +50,7 @@ struct Part {
 };
 
 template <class Act> __device__ void gated_norm_slices(const gated_norm_args<Act>& a, void*) {
-  const Part part(a.cols / a.groups, a.cols % 8 == 0 && a.width % 8 == 0 && in_sixteens(a.y, a.projection, a.out, a.w));
+  Part part(a.cols / a.groups, a.cols % 8 == 0 && a.width % 8 == 0 && in_sixteens(a.y, a.projection, a.out, a.w));
   const int64_t at = blockIdx.y * (int64_t)part.slice;
   const float* const w = a.w + at;
   // All lanes of a warp take part in its sums; those after the last row write nothing.
@@ -91,8 +101,8 @@ struct Gradients {
 
 // A block has one slice of `block_rows` rows. The workspace holds, per block of rows, a row of dw.
 template <class Act> __device__ void gated_norm_backward_slices(const gated_norm_backward_args<Act>& a, void* workspace) {
-  __shared__ __align__(16) float sums[threads / 32 * most];
-  const Part part(a.cols / a.groups, a.cols % 8 == 0 && a.width % 8 == 0 && in_sixteens(a.y, a.projection, a.dout, a.w) && in_sixteens(a.dy, a.dprojection));
+  __shared__ __align__(16) float sums[most];
+  Part part(a.cols / a.groups, a.cols % 8 == 0 && a.width % 8 == 0 && in_sixteens(a.y, a.projection, a.dout, a.w) && in_sixteens(a.dy, a.dprojection));
   const int64_t at = blockIdx.y * (int64_t)part.slice, begin = blockIdx.x * (int64_t)block_rows;
   const int64_t end = begin + block_rows < a.rows ? begin + block_rows : a.rows;
   const float* const w = a.w + at;

@@ -42,14 +42,15 @@ export const gatedNorm = defineKernel({
       inputs: () => ({ projection: Float32Array.from({ length: 210 }, (_, i) => (i % 9) * 24 - 96) }),
     },
     { dims: { rows: 21, cols: 768, groups: 2, width: 784 }, scalars: { eps: 1e-5 } },
-    { dims: { rows: 3, cols: 2048, groups: 1, width: 2056 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 9, cols: 1280, groups: 1, width: 1288 }, scalars: { eps: 1e-5 } },
+    { dims: { rows: 3, cols: 4104, groups: 1, width: 4104 }, scalars: { eps: 1e-5 } },
     { dims: { rows: 2048, cols: 512, groups: 2, width: 1288 }, scalars: { eps: 1e-5 }, bench: true },
   ],
   tolerance: 2e-6,
   cuda: {
     launches: ({ rows, cols, groups }) => {
       // As many lanes have a slice as `Part` of gated_norm.cu gives it, where it is in registers.
-      const lanes = Math.min(32, 2 ** Math.max(0, Math.ceil(Math.log2(cols! / groups! / 32))))
+      const lanes = Math.min(256, 2 ** Math.max(0, Math.ceil(Math.log2(cols! / groups! / 16))))
       return [{ entry: 'slices', grid: [Math.ceil((rows! * lanes) / 256), groups!], block: 256 }]
     },
   },
@@ -109,7 +110,8 @@ export const gatedNormBackward = defineKernel({
       inputs: () => ({ projection: Float32Array.from({ length: 210 }, (_, i) => (i % 9) * 24 - 96) }),
     },
     { dims: { rows: 70, cols: 768, groups: 2, width: 784 }, scalars: { accumulate: 1 } },
-    { dims: { rows: 3, cols: 2048, groups: 1, width: 2056 }, scalars: { accumulate: 0 } },
+    { dims: { rows: 9, cols: 1280, groups: 1, width: 1288 }, scalars: { accumulate: 0 } },
+    { dims: { rows: 3, cols: 4104, groups: 1, width: 4104 }, scalars: { accumulate: 0 } },
     { dims: { rows: 2048, cols: 512, groups: 2, width: 1288 }, scalars: { accumulate: 0 }, bench: true },
   ],
   tolerance: 2e-6,
