@@ -6,7 +6,7 @@ import { defineKernel, input, output } from '../../tensor/kernel.ts'
  *
  *   statistics[i] = [sum of squares, largest magnitude, number of values that are not finite, number that are not zero]
  *
- * The first two are over finite values. Sums of squares are in FP64, added over pieces of 65,536 elements in order. Counts are exact below
+ * The first two are over finite values. Sums of squares are in FP64, within pieces of 65,536 elements, then over these. Counts are exact below
  * 2^24 and never 0 where there is one.
  */
 export const gradientStatistics = defineKernel({
@@ -47,6 +47,13 @@ export const gradientStatistics = defineKernel({
       }),
     },
     { dims: { segments: 2, n: 16 * 9001 }, inputs: () => ({ ends: Uint32Array.of(30, 9001) }) },
+    {
+      name: 'more segments than a block has threads',
+      dims: { segments: 300, n: 16 * 29_997 },
+      inputs: () => ({
+        ends: Uint32Array.from({ length: 300 }, (_, s) => (s < 290 ? s * 3 : 900 + (s - 290) * 3_233)),
+      }),
+    },
     { dims: { segments: 1, n: 2 ** 22 }, inputs: () => ({ ends: Uint32Array.of(2 ** 18) }), bench: true },
   ],
   tolerance: 1e-6,
@@ -55,7 +62,7 @@ export const gradientStatistics = defineKernel({
     workspace: ({ n, segments }) => 24 * (Math.ceil(n! / 65536) + segments!),
     launches: ({ n, segments }) => [
       { entry: 'measure', grid: Math.ceil(n! / 65536) + segments!, block: 256 },
-      { entry: 'add', grid: Math.ceil(segments! / 256), block: 256 },
+      { entry: 'add', grid: segments!, block: 256 },
     ],
   },
 })
