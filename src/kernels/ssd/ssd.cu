@@ -1,4 +1,4 @@
-// Forward of ssd.ts: the passes of ssd_cuda.h, then y of 64 rows of a chunk and 64 columns of a head at a time.
+// Forward of ssd.ts with FP32 activations: the passes of ssd_cuda.h, then y of 64 rows of a chunk and 64 columns of a head at a time.
 #include "ssd_cuda.h"
 
 template <class Act> __device__ void ssd_decays(const ssd_args<Act>& a, void* workspace) { compute_decays(a, workspace, false); }
@@ -36,9 +36,9 @@ template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* work
     for (int64_t n = 0; n < s.state; n += TILE) {
       __syncthreads();
       memory.first.load_from(c + first * a.channels + n, a.channels, count, s.state - n);
-      memory.exact.put_from(state + n, s.state, s.head_dim - p, s.state - n, One());
+      memory.third.put_from(state + n, s.state, s.head_dim - p, s.state - n, One());
       __syncthreads();
-      y.template multiply<TILE, AsIs, Transposed>(memory.first, memory.exact);
+      y.template multiply<TILE, AsIs, Transposed>(memory.first, memory.third);
     }
     each(y, [&](int i, int j, int r, int) { y.v[i][j] *= rows.enter[r]; });
   }
@@ -52,10 +52,10 @@ template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* work
     for (int u = threadIdx.x; u < SQUARE; u += TILE_THREADS) {
       const int r = u / TILE, c = u % TILE;
       const float decay = decay_between(rows, first, r, columns, j * TILE, c);
-      memory.exact.put(r, c, decay == 0.0f ? 0.0f : decay * scores[u] * columns.delta[c]);
+      memory.third.put(r, c, decay == 0.0f ? 0.0f : decay * scores[u] * columns.delta[c]);
     }
     __syncthreads();
-    y.template multiply<TILE, AsIs, AsIs>(memory.exact, memory.first);
+    y.template multiply<TILE, AsIs, AsIs>(memory.third, memory.first);
   }
   // The last block of columns is that of the rows: its x is still at hand.
   const float skip = a.skip[head];

@@ -168,8 +168,8 @@ export const ssdBackward = defineKernel({
 function cuda(backward: boolean): CudaKernel {
   const by = { f32: cudaF32(backward), bf16: cudaBf16(backward) }
   return {
-    // With BF16, factors, weights and states are rounded where they enter a product, as what goes in and comes out is.
-    tolerance: { f32: backward ? 2e-5 : 1e-5, bf16: 2e-3 },
+    // With BF16, states and factors are rounded where they enter a product: each term by up to 2^-9 of it, as what goes in and comes out is.
+    tolerance: { f32: backward ? 2e-5 : 1e-5, bf16: 3e-3 },
     workspace: (dims, scalars, call) => by[call.act].workspace(dims, scalars),
     launches: (dims, scalars, call) => by[call.act].launches(dims, scalars),
   }

@@ -1,4 +1,4 @@
-// Backward of ssd.ts; ssd_backward.cpp has its formulas. After the passes of ssd_cuda.h:
+// Backward of ssd.ts with FP32 activations; ssd_backward.cpp has its formulas. After the passes of ssd_cuda.h:
 //
 //   dstates     sum_i enter_i g_i C_i^T for every chunk and head
 //   pass_back   along each sequence from its end: dH' at the end of a chunk takes the place of that sum
@@ -8,7 +8,6 @@
 //   finish      da, ddt and a chunk's sums for the parameters, then
 //   parameters  adds those up, chunks in order
 //
-// da is a sum of large terms that nearly cancel, which is why FP32 values take three BF16 in dc and dx.
 // sum_i L_ij (C_i.B_j) X_ij, the triangle's part of direct_j, is x_j.(sum_i L_ij (C_i.B_j) g_i), whose second factor dx needs anyway.
 #include "ssd_cuda.h"
 
@@ -44,20 +43,10 @@ template <class Act> __device__ void ssd_backward_dstates(const ssd_backward_arg
 }
 EXPORT_CUDA_F32_ENTRY(ssd_backward, dstates, 128)
 
-// Blocks: elements of a state, head, sequence.
 template <class Act> __device__ void ssd_backward_pass_back(const ssd_backward_args<Act>& a, void* workspace) {
   const Sizes s(a);
   const Work work(s, workspace, true);
-  const int64_t element = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-  if (element >= s.head_dim * s.state) return;
-  float leaving = 0;
-  for (int64_t number = s.chunks - 1; number >= 0; number--) {
-    const Chunk chunk(a, s, blockIdx.z * s.chunks + number);
-    float* const at = work.state(work.dstates, chunk.index, blockIdx.y) + element;
-    const float added = number > 0 ? *at : 0.0f;
-    *at = leaving;
-    leaving = fmaf(carry_of(a, work, chunk, blockIdx.y), leaving, added);
-  }
+  pass_sums<true>(a, s, work, work.dstates);
 }
 EXPORT_CUDA_F32_ENTRY(ssd_backward, pass_back, 256)
 
@@ -123,7 +112,7 @@ EXPORT_CUDA_F32_ENTRY(ssd_backward, weights, 128)
 // Blocks: chunk, group, block of rows and of the state.
 template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act, 3> memory(shared_memory);
+  const Memory<Act> memory(shared_memory);
   __shared__ Decays rows;
   const Sizes s(a);
   const Work work(s, workspace, true);
@@ -137,10 +126,10 @@ template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act
   clear(dc);
   for (int64_t j = 0; j <= block; j++) {
     __syncthreads();
-    memory.exact.put_from(work.square(work.weights, chunk.index, group, block, j), TILE, TILE, TILE, One());
+    memory.third.put_from(work.square(work.weights, chunk.index, group, block, j), TILE, TILE, TILE, One());
     memory.first.load_from(a.xbc + (chunk.row + j * TILE) * a.channels + b, a.channels, chunk.rows_at(j * TILE), s.state - n);
     __syncthreads();
-    dc.template multiply<TILE, AsIs, AsIs>(memory.exact, memory.first);
+    dc.template multiply<TILE, AsIs, AsIs>(memory.third, memory.first);
   }
   __syncthreads();
   memory.second.load_from(a.xbc + (chunk.row + first) * a.channels + c, a.channels, count, s.state - n);
@@ -152,9 +141,9 @@ template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act
         __syncthreads();
         if (p == 0) rows.load_from(a, work, chunk, head, first);
         memory.first.load_from(a.dy + (chunk.row + first) * a.inner + head * s.head_dim + p, a.inner, count, s.head_dim - p);
-        memory.exact.put_from(work.state(work.states, chunk.index, head) + p * s.state + n, s.state, s.head_dim - p, s.state - n, One());
+        memory.third.put_from(work.state(work.states, chunk.index, head) + p * s.state + n, s.state, s.head_dim - p, s.state - n, One());
         __syncthreads();
-        u.template multiply<TILE, AsIs, AsIs>(memory.first, memory.exact);
+        u.template multiply<TILE, AsIs, AsIs>(memory.first, memory.third);
       }
     each(u, [&](int i, int j, int r, int) {
       u.v[i][j] = chunk.entered ? u.v[i][j] * rows.enter[r] : 0.0f;
@@ -184,10 +173,10 @@ template <class Act> __device__ void ssd_backward_db(const ssd_backward_args<Act
   clear(db);
   for (int64_t i = block; i * TILE < chunk.length; i++) {
     __syncthreads();
-    memory.exact.put_from(work.square(work.weights, chunk.index, group, i, block), TILE, TILE, TILE, One());
+    memory.third.put_from(work.square(work.weights, chunk.index, group, i, block), TILE, TILE, TILE, One());
     memory.first.load_from(a.xbc + (chunk.row + i * TILE) * a.channels + c, a.channels, chunk.rows_at(i * TILE), s.state - n);
     __syncthreads();
-    db.template multiply<TILE, Transposed, AsIs>(memory.exact, memory.first);
+    db.template multiply<TILE, Transposed, AsIs>(memory.third, memory.first);
   }
   if (chunk.left)
     for (int64_t head = group * per_group; head < (group + 1) * per_group; head++) {
@@ -197,9 +186,9 @@ template <class Act> __device__ void ssd_backward_db(const ssd_backward_args<Act
         __syncthreads();
         if (p == 0) rows.load_from(a, work, chunk, head, first);
         memory.first.load_from(a.xbc + (chunk.row + first) * a.channels + head * s.head_dim + p, a.channels, count, s.head_dim - p);
-        memory.exact.put_from(work.state(work.dstates, chunk.index, head) + p * s.state + n, s.state, s.head_dim - p, s.state - n, One());
+        memory.third.put_from(work.state(work.dstates, chunk.index, head) + p * s.state + n, s.state, s.head_dim - p, s.state - n, One());
         __syncthreads();
-        v.template multiply<TILE, AsIs, AsIs>(memory.first, memory.exact);
+        v.template multiply<TILE, AsIs, AsIs>(memory.first, memory.third);
       }
       each(v, [&](int i, int j, int r, int) { db.v[i][j] = fmaf(rows.leave[r] * rows.delta[r], v.v[i][j], db.v[i][j]); });
     }
@@ -210,7 +199,7 @@ EXPORT_CUDA_F32_ENTRY(ssd_backward, db, 128)
 // Blocks: chunk, head, block of rows and of the head.
 template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act, 3> memory(shared_memory);
+  const Memory<Act> memory(shared_memory);
   __shared__ Decays rows, columns;
   __shared__ float diagonal[TILE];
   const Sizes s(a);
@@ -233,9 +222,9 @@ template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act
     for (int64_t n = 0; n < s.state; n += TILE) {
       __syncthreads();
       memory.first.load_from(a.xbc + (chunk.row + first) * a.channels + a.inner + group * s.state + n, a.channels, count, s.state - n);
-      memory.exact.put_from(work.state(work.dstates, chunk.index, head) + p * s.state + n, s.state, s.head_dim - p, s.state - n, One());
+      memory.third.put_from(work.state(work.dstates, chunk.index, head) + p * s.state + n, s.state, s.head_dim - p, s.state - n, One());
       __syncthreads();
-      through.template multiply<TILE, AsIs, Transposed>(memory.first, memory.exact);
+      through.template multiply<TILE, AsIs, Transposed>(memory.first, memory.third);
     }
   // The block of the diagonal last: its g is then at hand.
   for (int64_t i = (chunk.length - 1) / TILE; i >= block; i--) {
@@ -248,10 +237,10 @@ template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act
     for (int u = threadIdx.x; u < SQUARE; u += TILE_THREADS) {
       const int r = u / TILE, c = u % TILE;
       const float decay = i == block && r == c ? 0.0f : decay_between(rows, i * TILE, r, columns, first, c);
-      memory.exact.put(r, c, decay == 0.0f ? 0.0f : decay * scores[u]);
+      memory.third.put(r, c, decay == 0.0f ? 0.0f : decay * scores[u]);
     }
     __syncthreads();
-    dx.template multiply<TILE, Transposed, AsIs>(memory.exact, memory.first);
+    dx.template multiply<TILE, Transposed, AsIs>(memory.third, memory.first);
   }
   memory.second.load_from(a.xbc + (chunk.row + first) * a.channels + at, a.channels, count, s.head_dim - p);
   __syncthreads();

@@ -1,5 +1,5 @@
-// What ssd.cu and ssd_backward.cu share: the chunked form of ssd.ts (see ssd_chunk.h for its formulas) in blocks of 64 rows of a chunk and
-// 64 columns of a state (tile_cuda.h). Passes in the order of launches, each parallel over chunks but the fourth:
+// What ssd.cu and ssd_backward.cu share, for FP32 activations: the chunked form of ssd.ts (see ssd_chunk.h for its formulas) in blocks of 64 rows of a chunk
+// and 64 columns of a state (tile_cuda.h). Passes in the order of launches, each parallel over chunks but the fourth:
 //
 //   decays   D and l = sum D A within the chunk, for every row and head
 //   scores   C_i.B_j for every chunk and group, tiles of the lower triangle
@@ -124,14 +124,12 @@ __device__ inline float decay_between(const Decays& rows, int64_t first, int r, 
   return j <= i && j >= rows.seen[r] ? expf((rows.high[r] - columns.high[c]) + (rows.low[r] - columns.low[c])) : 0.0f;
 }
 
-// The shared memory of a block of threads: two matrices of activations, and one of FP32 values as so many BF16.
-template <class Act, int Count = 2> struct Memory {
-  using Plain = SharedMatrix<Act, TILE, TILE>;
-  using Exact = SharedMatrix<Act, TILE, TILE, Summands<Act, Count>::count>;
-  Plain first, second;
-  Exact exact;
+// The shared memory of a block of threads.
+template <class Act> struct Memory {
+  using Matrix = SharedMatrix<Act, TILE, TILE>;
+  Matrix first, second, third;
   __device__ explicit Memory(uint4* memory)
-      : first(memory), second(reinterpret_cast<char*>(memory) + Plain::bytes), exact(reinterpret_cast<char*>(memory) + 2 * Plain::bytes) {}
+      : first(memory), second(reinterpret_cast<char*>(memory) + Matrix::bytes), third(reinterpret_cast<char*>(memory) + 2 * Matrix::bytes) {}
 };
 
 struct One {
@@ -206,9 +204,9 @@ __device__ void sum_of_products(const Args& a, const Work& work, const Chunk& ch
     decays.load_from(a, work, chunk, blockIdx.y, first);
     memory.second.load_from(v + first * v_stride + n, v_stride, rows, s.state - n);
     __syncthreads();
-    memory.exact.put_from(u + first * u_stride + p, u_stride, rows, s.head_dim - p, [&](int r) { return factor(decays, r); });
+    memory.third.put_from(u + first * u_stride + p, u_stride, rows, s.head_dim - p, [&](int r) { return factor(decays, r); });
     __syncthreads();
-    sum.template multiply<TILE, Transposed, AsIs>(memory.exact, memory.second);
+    sum.template multiply<TILE, Transposed, AsIs>(memory.third, memory.second);
   }
   each(sum, [&](int i, int j, int r, int c) {
     if (p + r < s.head_dim && n + c < s.state) to[(p + r) * s.state + n + c] = sum.v[i][j];
@@ -226,18 +224,30 @@ template <class Args> __device__ void compute_states(const Args& a, void* worksp
                   work.state(work.states, chunk.index, head), [](const Decays& d, int r) { return d.leave[r] * d.delta[r]; });
 }
 
-// Blocks: elements of a state, head, sequence.
+// Along a sequence, from its end if `Reverse`: the sum before a chunk takes the place of what the chunk adds to it. Blocks: elements of a state, head,
+// sequence.
+template <bool Reverse, class Args> __device__ void pass_sums(const Args& a, const Sizes& s, const Work& work, float* of) {
+  // What chunks make of the sum, so many at a time.
+  __shared__ float carries[256];
+  const int64_t element = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, step = (Reverse ? -1 : 1) * s.heads * s.head_dim * s.state;
+  const auto number_of = [&](int64_t i) { return blockIdx.z * s.chunks + (Reverse ? s.chunks - 1 - i : i); };
+  float* at = work.state(of, number_of(0), blockIdx.y) + element;
+  float sum = 0;
+  for (int64_t i = 0; i < s.chunks; i++, at += step) {
+    if (i % blockDim.x == 0) {
+      __syncthreads();
+      if (i + threadIdx.x < s.chunks) carries[threadIdx.x] = carry_of(a, work, Chunk(a, s, number_of(i + threadIdx.x)), blockIdx.y);
+      __syncthreads();
+    }
+    if (element >= s.head_dim * s.state) continue;
+    // The last chunk adds to nothing.
+    const float added = i < s.chunks - 1 ? *at : 0.0f;
+    *at = sum;
+    sum = fmaf(carries[i % blockDim.x], sum, added);
+  }
+}
 template <class Args> __device__ void pass_states(const Args& a, void* workspace, bool backward) {
   const Sizes s(a);
   const Work work(s, workspace, backward);
-  const int64_t element = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-  if (element >= s.head_dim * s.state) return;
-  float entering = 0;
-  for (int64_t number = 0; number < s.chunks; number++) {
-    const Chunk chunk(a, s, blockIdx.z * s.chunks + number);
-    float* const at = work.state(work.states, chunk.index, blockIdx.y) + element;
-    const float added = chunk.left ? *at : 0.0f;
-    *at = entering;
-    entering = fmaf(carry_of(a, work, chunk, blockIdx.y), entering, added);
-  }
+  pass_sums<false>(a, s, work, work.states);
 }
