@@ -8,7 +8,7 @@ import { layoutOf, type Preparation, prepare } from '../formats/prepare.ts'
 import { checkOptions, type QuantizedMatrix } from '../formats/quantize.ts'
 import { type QuantizationReport, reportOn } from '../formats/report.ts'
 import { kernels } from '../kernels/index.ts'
-import { rowImage } from '../ops/image.ts'
+import { rowImage, scalesOfLines } from '../ops/image.ts'
 import type { Backend, Memory } from '../tensor/backend.ts'
 import { dtypes } from '../tensor/dtype.ts'
 import {
@@ -126,7 +126,7 @@ function quantizeOn(
       rows,
       cols,
       codes: image.codes.read() as Uint8Array,
-      scales: image.scales.read() as Uint8Array | Float32Array,
+      scales: scalesOfLines(image),
       amax: image.amax.floats(),
       outer: image.outer,
       bound: image.bound,

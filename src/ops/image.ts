@@ -1,4 +1,5 @@
 import { formats } from '../formats/formats.ts'
+import { transpose } from '../formats/hadamard.ts'
 import { limitsOf } from '../formats/quantize.ts'
 import { amax, amaxBoth, amaxLines, amaxRotated } from '../kernels/amax/amax.ts'
 import { cast } from '../kernels/cast/cast.ts'
@@ -24,7 +25,7 @@ export interface Image {
   /** u8, packed two to a byte (low nibble first) for 4-bit elements: [rows, cols/2] or [rows, cols]. */
   readonly codes: Tensor
   /**
-   * Decode scales: u8 [rows, cols/16] E4M3; u8 [rows, cols/32] UE8M0; for FP8 f32 [rows, ceil(cols/128)], of square tiles
+   * Decode scales: u8 [rows, cols/16] E4M3; u8 [rows, cols/32] UE8M0; for FP8 f32 [ceil(cols/128), rows], of square tiles
    * [ceil(rows/128), ceil(cols/128)], or [1] with one scale for the tensor.
    */
   readonly scales: Tensor
@@ -91,6 +92,7 @@ function scalesOf(format: FormatName, rows: number, cols: number, square: boolea
   const { block, scale, squareScalePerRow } = formats[format]
   const dtype = scale === 'f32' ? 'f32' : 'u8'
   if (!Number.isFinite(block)) return { dtype, shape: [1] }
+  if (scale === 'f32' && !square) return { dtype, shape: [Math.ceil(cols / block), rows] }
   return { dtype, shape: [square && !squareScalePerRow ? Math.ceil(rows / block) : rows, Math.ceil(cols / block)] }
 }
 
@@ -281,6 +283,26 @@ export function squareImages(
   return { row, column }
 }
 
+/** An image of x and, where its tiles are square, that of its transpose, with the same codes. */
+export interface Pair {
+  readonly row: Image
+  readonly column?: Image
+}
+
+/** @param unrounded What x is the BF16 rounding of: read in its place where the kernel rounds. */
+export function forwardPair(
+  backend: Backend,
+  allocate: Allocate,
+  x: { readonly value: Tensor },
+  request: ImageRequest,
+  unrounded?: Tensor,
+): Pair {
+  const { square, format } = request.spec
+  if (!square || request.hadamard) return { row: rowImage(backend, allocate, x.value, request) }
+  if (unrounded && roundsSquares(format)) return squareImages(backend, allocate, unrounded, request, true)
+  return squareImages(backend, allocate, x.value, request)
+}
+
 /** The values of an image, [rows, cols], rounded to `dtype`. */
 export function dequantizeImage(backend: Backend, allocate: Allocate, image: Image, dtype: DType): Tensor {
   const y = allocate(dtype, [image.rows, image.cols])
@@ -289,6 +311,15 @@ export function dequantizeImage(backend: Backend, allocate: Allocate, image: Ima
   const { codes, scales, amax, bound } = image
   runWith(backend, kernel, { y, codes, scales, amax, bound, outer })
   return y
+}
+
+/** The scales of an image as src/formats has them: line by line. */
+export function scalesOfLines({ format, rows, cols, scales }: Image): Uint8Array | Float32Array {
+  const [first, second] = scales.shape
+  const { block, scale } = formats[format]
+  const read = scales.read() as Uint8Array | Float32Array
+  const blockByBlock = scale === 'f32' && first === Math.ceil(cols / block) && second === rows
+  return blockByBlock ? transpose(read as Float32Array, first, rows) : read
 }
 
 /** `x` itself if it has that dtype, else a copy rounded to it. */

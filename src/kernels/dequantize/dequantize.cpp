@@ -65,8 +65,8 @@ static void run_dequantize_mxfp8(const dequantize_mxfp8_args& a) {
 EXPORT(dequantize_mxfp8)
 
 static void run_dequantize_fp8(const dequantize_fp8_args& a) {
-  const bool square = a.scale_rows != a.rows;
-  dequantize<E4M3>(a, 128, [&](int64_t r, int64_t block) { return a.scales[(square ? r / 128 : r) * a.blocks + block]; });
+  const bool block_by_block = a.scale_width == a.rows && a.scale_lines == (a.cols + 127) / 128;
+  dequantize<E4M3>(a, 128, [&](int64_t r, int64_t block) { return a.scales[block_by_block ? block * a.rows + r : r / 128 * a.scale_width + block]; });
 }
 EXPORT(dequantize_fp8)
 

@@ -1,5 +1,6 @@
 import { dequantizeMatrix } from '../../formats/dequantize.ts'
 import { type FormatName, formats } from '../../formats/formats.ts'
+import { transpose } from '../../formats/hadamard.ts'
 import type { QuantizedMatrix } from '../../formats/quantize.ts'
 import {
   type Args,
@@ -19,7 +20,7 @@ import {
  *   with a tensor scale    y = value(code) * fp32(fp32(scale * amax) * fp32(1 / bound))         without    y = value(code) * scale
  *
  * `outer` 0 leaves the tensor scale out, which makes NVFP4 exact in BF16; 1 applies amax[0], 2 one amax for each row. FP32 scales are
- * [rows, blocks], [rows/128, blocks] of square tiles, or [1]: their number of rows tells.
+ * [blocks, rows], [rows/128, blocks] of square tiles, or [1]: their shape tells.
  */
 const symbols: Readonly<Record<FormatName, string>> = {
   nvfp4: 'nvfp4',
@@ -44,7 +45,7 @@ function dequantizeKernel(name: FormatName): Kernel {
   const scales = whole
     ? input('f32', 1)
     : scale === 'f32'
-      ? input('f32', 'scale_rows', 'blocks')
+      ? input('f32', 'scale_lines', 'scale_width')
       : input('u8', 'rows', `cols/${block}`)
   return defineKernel<Args>({
     name: `dequantize_${symbols[name]}`,
@@ -57,14 +58,16 @@ function dequantizeKernel(name: FormatName): Kernel {
     reference(values, dims) {
       const { y, codes, scales, amax, bound, outer } = values as unknown as DequantizeValues
       const matrix = { format: name, rows: dims.rows!, cols: dims.cols!, codes, scales }
+      const blockByBlock = dims.scale_width === matrix.rows && dims.scale_lines === Math.ceil(matrix.cols / block)
+      const lines = blockByBlock ? transpose(scales as Float32Array, dims.scale_lines!, matrix.rows) : scales
       const rowOf = (r: number): QuantizedMatrix => {
-        const across = scales.length / (dims.scale_rows ?? dims.rows!)
-        const line = dims.scale_rows && dims.scale_rows !== dims.rows ? Math.floor(r / 128) : r
+        const across = whole ? 1 : Math.ceil(matrix.cols / block)
+        const line = dims.scale_width && !blockByBlock ? Math.floor(r / block) : r
         return {
           ...matrix,
           rows: 1,
           codes: codes.subarray((r * codes.length) / matrix.rows, ((r + 1) * codes.length) / matrix.rows),
-          scales: whole ? scales : scales.subarray(line * across, (line + 1) * across),
+          scales: whole ? scales : lines.subarray(line * across, (line + 1) * across),
           amax: Float32Array.of(outer === 0 ? 1 : (amax?.[outer === 2 ? r : 0] ?? 1)),
           outer: 'tensor',
           bound: outer === 0 ? 1 : (bound ?? 1),
@@ -87,8 +90,11 @@ function cases(name: FormatName): Case[] {
     for (const outer of tensorScale ? [0, 1, 2] : [1]) {
       const dims: Dims = { rows, cols, ...(tensorScale ? { amaxes: outer === 2 ? rows : 2 } : {}) }
       if (scale === 'f32' && Number.isFinite(block))
-        for (const scale_rows of new Set([rows, Math.ceil(rows / 128)]))
-          list.push({ dims: { ...dims, scale_rows, blocks: Math.ceil(cols / 128) } })
+        for (const [scale_lines, scale_width] of [
+          [Math.ceil(cols / 128), rows],
+          [Math.ceil(rows / 128), Math.ceil(cols / 128)],
+        ] as const)
+          list.push({ dims: { ...dims, scale_lines, scale_width } })
       else list.push({ dims, ...(tensorScale ? { scalars: { bound: 2688, outer } } : {}) })
     }
   return list

@@ -4,57 +4,39 @@
 
 __device__ inline ProductSpace space(const gemm_fp8_args& g, void* workspace) { return ProductSpace(workspace, g.m, g.n, g.k); }
 
-__device__ inline void expand(const uint8_t* codes, const float* scales, void* to, int64_t rows, int64_t k, int64_t scale_rows,
-                              int64_t blocks) {
-  const int64_t tile = scale_rows == rows ? 1 : 128;
-  const auto scale = [=](int64_t row, int64_t column) { return scales[row / tile * blocks + column / 128]; };
-  expand_codes<E4M3, float>(codes, to, rows, k, scale);
-}
-
-// Scales [rows, blocks] of one operand, of its rows or of square tiles, for cuBLASLt: src/tensor/cuda.ts, ScaleLayout. A block of threads brings 32 x 32
-// of them where they belong.
-struct Arranged {
+// Scales of one operand as they lie: of blocks of its rows, block by block, or of square tiles.
+struct Fp8Scales {
   const float* scales;
-  char* to;
   int64_t rows, blocks;
   bool of_rows;
 
-  __device__ bool lie_so() const { return !of_rows && blocks % 4 == 0; }
-  __device__ int64_t pieces() const { return lie_so() ? 0 : (rows + 31) / 32 * ((blocks + 31) / 32); }
-  __device__ void arrange(int64_t piece) const {
-    __shared__ float values[32][33];
-    float* const out = reinterpret_cast<float*>(to);
-    const int64_t across = (blocks + 31) / 32, pitch = (blocks + 3) / 4 * 4, row = piece / across * 32, block = piece % across * 32;
-    const int x = threadIdx.x % 32;
-    for (int i = threadIdx.x / 32; i < 32; i += 8) values[i][x] = row + i < rows && block + x < blocks ? scales[(row + i) * blocks + block + x] : 0.0f;
-    __syncthreads();
-    for (int i = threadIdx.x / 32; i < 32; i += 8)
-      if (of_rows) {
-        if (block + i < blocks && row + x < rows) out[(block + i) * rows + row + x] = values[x][i];
-      } else if (row + i < rows && block + x < pitch) {
-        out[(row + i) * pitch + block + x] = values[i][x];
-      }
+  __device__ Fp8Scales(const float* scales, int64_t rows, int64_t k, int64_t lines, int64_t width)
+      : scales(scales), rows(rows), blocks((k + 127) / 128), of_rows(width == rows && lines == blocks) {}
+  __device__ float of(int64_t row, int64_t column) const {
+    const int64_t block = column / 128;
+    return scales[of_rows ? block * rows + row : row / 128 * blocks + block];
+  }
+  __device__ void expand(const uint8_t* codes, void* to, int64_t k) const {
+    expand_codes<E4M3, float>(codes, to, rows, k, [this](int64_t row, int64_t column) { return of(row, column); });
+  }
+  // Those of tiles for cuBLASLt, whose rows are padded to multiples of four: src/tensor/cuda.ts, ScaleLayout.
+  __device__ void pad(char* to) const {
+    const int64_t pitch = (blocks + 3) / 4 * 4, lines = (rows + 127) / 128;
+    GRID_LOOP(i, lines * pitch) reinterpret_cast<float*>(to)[i] = i % pitch < blocks ? scales[i / pitch * blocks + i % pitch] : 0.0f;
   }
 };
 
-__device__ void run_gemm_fp8_arrange(const gemm_fp8_args& g, void* workspace) {
-  const ProductSpace to = space(g, workspace);
-  const Arranged a{g.a_scales, to.a, g.a_scale_rows, g.blocks, g.a_scale_rows == g.m};
-  const Arranged b{g.b_scales, to.b, g.b_scale_rows, g.blocks, g.b_scale_rows == g.n};
-  const int64_t piece = blockIdx.x, of_a = a.pieces();
-  if (piece < of_a) a.arrange(piece);
-  else b.arrange(piece - of_a);
-}
-EXPORT_CUDA_ENTRY(gemm_fp8, arrange, 256)
+__device__ inline Fp8Scales scales_of_a(const gemm_fp8_args& g) { return Fp8Scales(g.a_scales, g.m, g.k, g.a_scale_lines, g.a_scale_width); }
+__device__ inline Fp8Scales scales_of_b(const gemm_fp8_args& g) { return Fp8Scales(g.b_scales, g.n, g.k, g.b_scale_lines, g.b_scale_width); }
 
-__device__ void run_gemm_fp8_expand_a(const gemm_fp8_args& g, void* workspace) {
-  expand(g.a_codes, g.a_scales, space(g, workspace).a, g.m, g.k, g.a_scale_rows, g.blocks);
-}
+__device__ void run_gemm_fp8_pad_a(const gemm_fp8_args& g, void* workspace) { scales_of_a(g).pad(space(g, workspace).a); }
+EXPORT_CUDA_ENTRY(gemm_fp8, pad_a, 256)
+__device__ void run_gemm_fp8_pad_b(const gemm_fp8_args& g, void* workspace) { scales_of_b(g).pad(space(g, workspace).b); }
+EXPORT_CUDA_ENTRY(gemm_fp8, pad_b, 256)
+
+__device__ void run_gemm_fp8_expand_a(const gemm_fp8_args& g, void* workspace) { scales_of_a(g).expand(g.a_codes, space(g, workspace).a, g.k); }
 EXPORT_CUDA_ENTRY(gemm_fp8, expand_a, 256)
-
-__device__ void run_gemm_fp8_expand_b(const gemm_fp8_args& g, void* workspace) {
-  expand(g.b_codes, g.b_scales, space(g, workspace).b, g.n, g.k, g.b_scale_rows, g.blocks);
-}
+__device__ void run_gemm_fp8_expand_b(const gemm_fp8_args& g, void* workspace) { scales_of_b(g).expand(g.b_codes, space(g, workspace).b, g.k); }
 EXPORT_CUDA_ENTRY(gemm_fp8, expand_b, 256)
 
 __device__ void run_gemm_fp8_finish(const gemm_fp8_args& g, void* workspace) {

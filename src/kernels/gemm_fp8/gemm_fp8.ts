@@ -1,20 +1,19 @@
 import { e4m3 } from '../../formats/minifloat.ts'
 import { type Dims, defineKernel, i32, inout, input } from '../../tensor/kernel.ts'
-import { expandedProduct } from '../gemm/gemm.cuda.ts'
+import { cover, expandedProduct } from '../gemm/gemm.cuda.ts'
 
 const { fround } = Math
 
 /** Tensor cores of Hopper keep about 13 bits below the largest product of a group while they add FP8. */
 const nativeTolerance = 1e-3
 
-/** Operands whose scales lie as cuBLASLt reads them. */
-const scales = ({ m, n, blocks, a_scale_rows, b_scale_rows }: Dims) => ({
-  ...(a_scale_rows !== m && blocks! % 4 === 0 ? { a: 'a_scales' } : {}),
-  ...(b_scale_rows !== n && blocks! % 4 === 0 ? { b: 'b_scales' } : {}),
-})
-
-/** Pieces of 32 x 32 scales. */
-const pieces = (rows: number, blocks: number): number => Math.ceil(rows / 32) * Math.ceil(blocks / 32)
+/** How the scales of each operand lie, and how many blocks of 128 a row has. */
+function scalesOf({ m, n, k, a_scale_lines, a_scale_width, b_scale_lines, b_scale_width }: Dims) {
+  const blocks = Math.ceil(k! / 128)
+  const layout = (rows: number, lines: number, width: number) =>
+    width === rows && lines === blocks ? ('rows128' as const) : ('tiles128' as const)
+  return { blocks, a: layout(m!, a_scale_lines!, a_scale_width!), b: layout(n!, b_scale_lines!, b_scale_width!) }
+}
 
 /**
  * The product of two E4M3 images with FP32 decode scales, c[m,n] (+)= sum_k a[m,k] * b[n,k] (docs/numerics.md, "FP8 baseline"):
@@ -22,28 +21,24 @@ const pieces = (rows: number, blocks: number): number => Math.ceil(rows / 32) * 
  *   partial_i = FP32 sum over the (up to) 128 elements of block i of value(a) * value(b)
  *   c         = sum over blocks i, in order, of fp32(a_scale_i * b_scale_i) * partial_i, plus c if `accumulate`
  *
- * An operand's scales are [rows, ceil(k/128)] for blocks of 1x128 or [ceil(rows/128), ceil(k/128)] for tiles of 128x128; which, their
- * number of rows tells.
+ * An operand's scales are [ceil(k/128), rows] for blocks of 1x128 or [ceil(rows/128), ceil(k/128)] for tiles of 128x128; which, their
+ * shape tells.
  */
 export const gemmFp8 = defineKernel({
   name: 'gemm_fp8',
   args: {
     c: inout('float', 'm', 'n'),
     a_codes: input('u8', 'm', 'k'),
-    a_scales: input('f32', 'a_scale_rows', 'blocks'),
+    a_scales: input('f32', 'a_scale_lines', 'a_scale_width'),
     b_codes: input('u8', 'n', 'k'),
-    b_scales: input('f32', 'b_scale_rows', 'blocks'),
+    b_scales: input('f32', 'b_scale_lines', 'b_scale_width'),
     accumulate: i32,
   },
   reference({ c, a_codes, a_scales, b_codes, b_scales, accumulate }, dims) {
-    const { m, n, k, blocks, a_scale_rows, b_scale_rows } = dims as Record<string, number> & {
-      m: number
-      n: number
-      k: number
-      blocks: number
-    }
-    const tileA = a_scale_rows === m ? 1 : 128
-    const tileB = b_scale_rows === n ? 1 : 128
+    const { m, n, k } = dims as { m: number; n: number; k: number }
+    const { blocks, a, b } = scalesOf(dims)
+    const scaleOf = (scales: Float32Array, layout: string, rows: number, row: number, block: number): number =>
+      scales[layout === 'rows128' ? block * rows + row : Math.floor(row / 128) * blocks + block]!
     for (let i = 0; i < m; i++)
       for (let j = 0; j < n; j++) {
         let acc = 0
@@ -51,8 +46,8 @@ export const gemmFp8 = defineKernel({
           let partial = 0
           for (let l = block * 128; l < Math.min(k, block * 128 + 128); l++)
             partial += e4m3.values[a_codes[i * k + l]!]! * e4m3.values[b_codes[j * k + l]!]!
-          const scaleA = a_scales[Math.floor(i / tileA) * blocks + block]!
-          const scaleB = b_scales[Math.floor(j / tileB) * blocks + block]!
+          const scaleA = scaleOf(a_scales, a, m, i, block)
+          const scaleB = scaleOf(b_scales, b, n, j, block)
           acc += fround(scaleA * scaleB) * partial
         }
         c[i * n + j] = accumulate ? c[i * n + j]! + acc : acc
@@ -92,17 +87,25 @@ export const gemmFp8 = defineKernel({
     factor: false,
     native: {
       dtype: 'e4m3',
-      layouts({ m, n, k, a_scale_rows, b_scale_rows }) {
-        const a = a_scale_rows === m ? 'rows128' : 'tiles128'
-        const b = b_scale_rows === n ? 'rows128' : 'tiles128'
-        return k! % 128 === 0 && (a === 'rows128' || b === 'rows128') ? { a, b } : undefined
+      layouts(dims) {
+        const { a, b } = scalesOf(dims)
+        return dims.k! % 128 === 0 && (a === 'rows128' || b === 'rows128') ? { a, b } : undefined
       },
-      scales,
+      // Those of tiles lie as they should if their rows do not end with padding.
+      scales(dims) {
+        const { blocks, a, b } = scalesOf(dims)
+        const whole = blocks % 4 === 0
+        return {
+          ...(whole || a === 'rows128' ? { a: 'a_scales' } : {}),
+          ...(whole || b === 'rows128' ? { b: 'b_scales' } : {}),
+        }
+      },
       arrange(dims) {
-        const { a, b } = scales(dims)
-        const grid =
-          (a ? 0 : pieces(dims.a_scale_rows!, dims.blocks!)) + (b ? 0 : pieces(dims.b_scale_rows!, dims.blocks!))
-        return [{ entry: 'arrange', grid, block: 256 }]
+        const { blocks, a } = scalesOf(dims)
+        if (blocks % 4 === 0) return []
+        const lines = a === 'tiles128' ? dims.a_scale_lines! : dims.b_scale_lines!
+        const tiled = a === 'tiles128' || scalesOf(dims).b === 'tiles128'
+        return tiled ? [{ entry: a === 'tiles128' ? 'pad_a' : 'pad_b', ...cover(lines * (blocks + 3), 1) }] : []
       },
     },
     tolerance: nativeTolerance,
@@ -111,14 +114,9 @@ export const gemmFp8 = defineKernel({
 
 function dimsOf(m: number, n: number, k: number, squareA: boolean, squareB: boolean): Dims {
   const blocks = Math.ceil(k / 128)
-  return {
-    m,
-    n,
-    k,
-    blocks,
-    a_scale_rows: squareA ? Math.ceil(m / 128) : m,
-    b_scale_rows: squareB ? Math.ceil(n / 128) : n,
-  }
+  const [a_scale_lines, a_scale_width] = squareA ? [Math.ceil(m / 128), blocks] : [blocks, m]
+  const [b_scale_lines, b_scale_width] = squareB ? [Math.ceil(n / 128), blocks] : [blocks, n]
+  return { m, n, k, a_scale_lines, a_scale_width, b_scale_lines, b_scale_width }
 }
 
 function finiteCodes(length: number, factor: number): Uint8Array {
@@ -128,12 +126,12 @@ function finiteCodes(length: number, factor: number): Uint8Array {
   })
 }
 
-function inputs({ m, n, k, blocks, a_scale_rows, b_scale_rows }: Dims) {
+function inputs({ m, n, k, a_scale_lines, a_scale_width, b_scale_lines, b_scale_width }: Dims) {
   return {
     a_codes: finiteCodes(m! * k!, 151),
     b_codes: finiteCodes(n! * k!, 89),
-    a_scales: Float32Array.from({ length: a_scale_rows! * blocks! }, (_, i) => 0.01 + (i % 13) / 170),
-    b_scales: Float32Array.from({ length: b_scale_rows! * blocks! }, (_, i) => 0.003 + (i % 7) / 90),
+    a_scales: Float32Array.from({ length: a_scale_lines! * a_scale_width! }, (_, i) => 0.01 + (i % 13) / 170),
+    b_scales: Float32Array.from({ length: b_scale_lines! * b_scale_width! }, (_, i) => 0.003 + (i % 7) / 90),
   }
 }
 

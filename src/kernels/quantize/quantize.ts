@@ -30,7 +30,8 @@ import { fp8Launches } from './quantize_fp8.cuda.ts'
  *
  * rows and columns may first rotate along their blocks, both rotates the columns: `hadamard` is the size or 0, `signs` its bit masks (bit i set: minus). `rounding` is 0
  * nearest, 1 stochastic; `random` is [seed low, seed high, step] and `stream` says which decisions to draw. A block at the end of a row may be
- * short in FP8, whose blocks are 128 long; it is as if the row went on with zeros. `limit` and `bound` are src/formats/quantize.ts's `limitsOf`.
+ * short in FP8, whose blocks are 128 long; it is as if the row went on with zeros. Its scales of lines lie block by block, [blocks, lines], as
+ * tensor cores read them; those of all other images line by line. `limit` and `bound` are src/formats/quantize.ts's `limitsOf`.
  *
  * Where no scale spans the tensor, a format's kernels may find `amax` instead of reading it: [largest magnitude, 1 if not finite] of what is quantised,
  * rotated if that is, as the kernels of amax.ts do. With `rounded` 1, x is rounded to BF16 as it is read and counts as BF16.
@@ -105,9 +106,11 @@ const optionsOf = ({ format, findsAmax }: Row, values: QuantizeValues, act: Acti
   stream: values.stream,
 })
 
-function write({ findsAmax }: Row, { codes, scales, amax }: QuantizedMatrix, into: QuantizeValues): void {
+function write({ findsAmax }: Row, matrix: QuantizedMatrix, into: QuantizeValues, square: boolean): void {
+  const { format, codes, scales, amax, rows } = matrix
+  const blockByBlock = formats[format].scale === 'f32' && !square
   into.codes.set(codes)
-  into.scales.set(scales)
+  into.scales.set(blockByBlock ? transpose(scales as Float32Array, rows, scales.length / rows) : scales)
   if (findsAmax) into.amax!.set(amax)
 }
 
@@ -118,7 +121,7 @@ function quantizeLines(row: Row, layout: Layout, values: QuantizeValues, dims: D
   let x = columns ? transpose(values.x, dims.rows!, dims.cols!) : values.x
   if (values.hadamard)
     x = rotate(x, lines, length, { size: values.hadamard, signs: values.signs!, bf16: act === 'bf16' })
-  write(row, quantizeMatrix(x, lines, length, optionsOf(row, values, act)), values)
+  write(row, quantizeMatrix(x, lines, length, optionsOf(row, values, act)), values, false)
 }
 
 /** The image of the transposed matrix with the same codes and scales. */
@@ -143,7 +146,7 @@ function quantizeSquare(row: Row, values: QuantizeValues, { rows, cols }: Dims, 
   const x = values.rounded ? values.x.map(roundBf16) : values.x
   const options = { ...optionsOf(row, values, values.rounded ? 'bf16' : act), square: true }
   const matrix = quantizeMatrix(x, rows!, cols!, options)
-  write(row, matrix, values)
+  write(row, matrix, values, true)
   if (values.codes_t) transposed(matrix, values)
 }
 
@@ -156,20 +159,12 @@ function quantizeBoth(row: Row, values: QuantizeValues, dims: Dims, act: Activat
 }
 
 /** Shape words of the codes and scales of an image [lines, length]. */
-function imageArgs(
-  { element, block, scale, squareScalePerRow }: NumberFormat,
-  lines: string,
-  length: string,
-  square: boolean,
-) {
+function imageArgs({ element, block, scale }: NumberFormat, lines: string, length: string, square: boolean) {
   const codes = output('u8', lines, element.bits === 4 ? `${length}/2` : length)
   if (!Number.isFinite(block)) return { codes, scales: output('f32', 1) }
   if (scale !== 'f32') return { codes, scales: output('u8', lines, `${length}/${block}`) }
-  const perLine = !square || squareScalePerRow
-  return {
-    codes,
-    scales: output('f32', perLine ? lines : `${lines.slice(0, 3)}_blocks`, `${length.slice(0, 3)}_blocks`),
-  }
+  const blocks = `${length.slice(0, 3)}_blocks`
+  return { codes, scales: square ? output('f32', `${lines.slice(0, 3)}_blocks`, blocks) : output('f32', blocks, lines) }
 }
 
 /** Largest magnitudes that kernels of a format read or write, by what name. */

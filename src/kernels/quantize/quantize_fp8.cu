@@ -17,9 +17,7 @@ template <class Format, class A> __device__ Request<Format> square_request_of(co
 
 // Any rounding, rotation and dtype.
 template <class Act, class A> __device__ void lines_of(const A& a, bool columns) {
-  const Request<FP8> q = request_of<FP8, Act>(a, nullptr);
-  find_amax(q, a.x, a.rows, a.cols, columns, a.amax);
-  quantize_lines(q, a.x, a.rows, a.cols, columns, a.rounding);
+  quantize_fp8_lines(request_of<FP8, Act>(a, nullptr), a.x, a.rows, a.cols, columns, a.rounding, a.amax);
 }
 template <class A, class T> __device__ void square_of(const A& a, const T* x, bool is_bf16) {
   const Request<FP8> q = square_request_of<FP8>(a, nullptr, is_bf16);
@@ -52,10 +50,8 @@ template <class Act> struct BothRequests {
 };
 template <class Act> __device__ void quantize_fp8_both(const quantize_fp8_both_args<Act>& a) {
   const BothRequests<Act> q(a);
-  find_amax(q.row, a.x, a.rows, a.cols, false, a.amax);
-  find_amax(q.column, a.x, a.rows, a.cols, true, a.amax_t, 1);
-  quantize_lines(q.row, a.x, a.rows, a.cols, false, a.rounding);
-  quantize_lines(q.column, a.x, a.rows, a.cols, true, a.rounding);
+  quantize_fp8_lines(q.row, a.x, a.rows, a.cols, false, a.rounding, a.amax);
+  quantize_fp8_lines(q.column, a.x, a.rows, a.cols, true, a.rounding, a.amax_t, 1);
 }
 EXPORT_CUDA_ACT(quantize_fp8_both)
 

@@ -18,6 +18,10 @@ struct Found {
     any = a > any ? a : any;
     if (a <= INFINITE_BITS && a > finite) finite = a;
   }
+  __device__ void add(const Found& other) {
+    finite = other.finite > finite ? other.finite : finite;
+    any = other.any > any ? other.any : any;
+  }
 };
 
 // By one thread of each block, of what its block found; `which` result of the launch this is. It may be wanted in two places.

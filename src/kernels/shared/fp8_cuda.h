@@ -194,7 +194,7 @@ __device__ void quantize_fp8_tile(const Request<FP8>& rows_of, const Request<FP8
   if (Rows) {
     row_scale = fp8_scale(largest_of_rows(of_row, part.lane), rows_of.scaling);
     const int64_t r = part.row + part.l / 2;
-    if (part.l % 2 == 0 && r < rows) put_scale(rows_of.scales + r * part.across + part.tile_column, row_scale.stored);
+    if (part.l % 2 == 0 && r < rows) put_scale(rows_of.scales + part.tile_column * rows + r, row_scale.stored);
   }
   if (Columns) {
 #pragma unroll
@@ -213,7 +213,7 @@ __device__ void quantize_fp8_tile(const Request<FP8>& rows_of, const Request<FP8
     const BlockScale<One> scale = fp8_scale(low_of(largest), columns_of.scaling);
     multipliers[c] = scale.multiplier;
     const int64_t line = 128 * part.tile_column + c;
-    if (line < cols) put_scale(columns_of.scales + line * part.down + part.tile_row, scale.stored);
+    if (line < cols) put_scale(columns_of.scales + part.tile_row * cols + line, scale.stored);
   }
   if (Rows) {
     uint8_t* to = rows_of.codes + part.row * cols + part.column;
@@ -296,16 +296,41 @@ __device__ void quantize_fp8_square_tile(const Request<FP8>& q, uint8_t* codes_t
   if (threadIdx.x == 255) finish_block(of_tile, amax);
 }
 
-// amax of the lines of x as `q` asks for them: mapped, and rotated. For all blocks.
-template <class Act> __device__ void find_amax(const Request<FP8>& q, const Act* x, int64_t rows, int64_t cols, bool columns, float* amax, int which = 0) {
+// The image of x (`columns`: of its transpose) for any rounding, rotation and dtype, by pieces; a piece is as long as a block. Returns what this thread saw.
+template <Rounding How, class Act>
+__device__ Found quantize_fp8_lines(const Request<FP8>& q, const Act* x, int64_t rows, int64_t cols, bool columns) {
+  static_assert(SPAN == FP8::block, "a thread has one block of a piece");
   auto& [loaded, rotated] = shared_pieces();
   const Cut cut(rows, cols, columns);
   Found found;
   EACH_BLOCK(task, cut.down() * cut.across()) {
-    const int64_t line = task / cut.across() * LINES, start = task % cut.across() * SPAN;
+    const int64_t line = task / cut.across() * LINES, block = task % cut.across(), start = block * SPAN;
     const Piece& piece = prepare_piece(loaded, rotated, x, cut, line, start, q.hadamard, q.signs, q.mapping);
-    const int lanes = cut.lanes(line), count = cut.count(start);
-    BLOCK_LOOP(u, LINES * count) if (u % LINES < lanes) found.add(piece.value[u / LINES][u % LINES]);
+    const int count = cut.count(start);
+    BLOCK_LOOP(l, cut.lanes(line)) {
+      Found of_block;
+      for (int i = 0; i < count; i++) of_block.add(piece.value[i][l]);
+      found.add(of_block);
+      const BlockScale<One> scale = fp8_scale(float_of(of_block.finite), q.scaling);
+      q.scales[block * cut.lines + line + l] = float_of(scale.stored);
+      for (int g = 0; g < count; g += 16) {
+        const int64_t at = (line + l) * cut.length + start + g;
+        float v[16];
+        uint32_t words[4];
+        for (int i = 0; i < 16; i++) v[i] = piece.value[g + i][l];
+        const Random<One> random = How == Rounding::nearest ? Random<One>{} : draw_group(q.random, q.stream, (uint64_t)(at / 16));
+        encode_group<FP8, How>(v, scale, random, words, nullptr, nullptr);
+        for (int i = 0; i < 4; i++) reinterpret_cast<uint32_t*>(q.codes + at)[i] = words[i];
+      }
+    }
   }
-  finish(found, amax, nullptr, which);
+  return found;
+}
+
+// The same with amax, for all threads of all blocks; `which` result of the launch it is.
+template <class Act>
+__device__ void quantize_fp8_lines(const Request<FP8>& q, const Act* x, int64_t rows, int64_t cols, bool columns, int rounding, float* amax,
+                                   int which = 0) {
+  if (rounding) finish(quantize_fp8_lines<Rounding::stochastic>(q, x, rows, cols, columns), amax, nullptr, which);
+  else finish(quantize_fp8_lines<Rounding::nearest>(q, x, rows, cols, columns), amax, nullptr, which);
 }

@@ -148,6 +148,9 @@ inline void emit_scales_of(float* p, int64_t stride, int lanes, int count, const
   for (int k = 0; k < count; k++) emit_scales(p + k, stride, lanes, stored[k]);
 }
 
+// Whether scales of lines are [blocks, lines]: quantize.ts.
+template <class Format> inline constexpr bool BLOCK_BY_BLOCK = !Format::whole && sizeof(typename Format::Scale::Stored) == 4;
+
 // What a call asks for, in common over all formats; null where the contract has no such argument.
 template <class Format> struct Request {
   uint8_t* codes;
@@ -196,7 +199,7 @@ template <class Format> struct Outers {
 // Rows [begin, end) of the image of x, read from `source`, whose first row is row `begin`.
 template <class Format, Rounding How, class T>
 inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& outers, const T* source, int64_t begin, int64_t end,
-                             int64_t cols, Largest& seen) {
+                             int64_t rows, int64_t cols, Largest& seen) {
   constexpr int W = Lanes::width, bits = Format::Element::bits, block = Format::block;
   const int64_t across = (cols + block - 1) / block;
   Real v[block];
@@ -211,7 +214,11 @@ inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& out
       const Word stored = quantize_block<Format, How>(v, block, outers.of(unit, across, lanes), q.scaling, &outers.whole, q.draw,
                                                       (uint64_t)(unit * (block / 16)), block / 16, words, seen);
       emit_words(q.codes + unit * (block * bits / 8), block * bits / 8, lanes, block * bits / 32, words);
-      if (!Format::whole) emit_scales(q.scales + unit, 1, lanes, stored);
+      if constexpr (BLOCK_BY_BLOCK<Format>) {
+        for (int l = 0; l < lanes; l++) q.scales[(unit + l) % across * rows + (unit + l) / across] = float_of(stored[l]);
+      } else if (!Format::whole) {
+        emit_scales(q.scales + unit, 1, lanes, stored);
+      }
     }
     return;
   }
@@ -222,7 +229,8 @@ inline void quantize_rows_of(const Request<Format>& q, const Outers<Format>& out
       const Word stored = quantize_block<Format, How>(v, count, outers.of(r, 1, lanes), q.scaling, &outers.whole, q.draw,
                                                       (uint64_t)((r * cols + c) / 16), (uint64_t)(cols / 16), words, seen);
       emit_words(q.codes + (r * cols + c) * bits / 8, cols * bits / 8, lanes, count * bits / 32, words);
-      if (!Format::whole) emit_scales(q.scales + r * across + c / block, across, lanes, stored);
+      if constexpr (BLOCK_BY_BLOCK<Format>) emit_scales(q.scales + c / block * rows + r, 1, lanes, stored);
+      else if (!Format::whole) emit_scales(q.scales + r * across + c / block, across, lanes, stored);
     }
 }
 
@@ -241,12 +249,12 @@ template <class Format, Rounding How, class Act> struct RowTasks {
     const int64_t begin = task * grain, end = begin + grain < rows ? begin + grain : rows;
     Largest seen;
     if (!q.hadamard) {
-      quantize_rows_of<Format, How>(q, outers, x + begin * cols, begin, end, cols, seen);
+      quantize_rows_of<Format, How>(q, outers, x + begin * cols, begin, end, rows, cols, seen);
       return seen;
     }
     float* const rotated = static_cast<float*>(scratch(1, (end - begin) * cols * 4));
     rotate_rows(rotated, x + begin * cols, end - begin, cols, rotation);
-    quantize_rows_of<Format, How>(q, outers, rotated, begin, end, cols, seen);
+    quantize_rows_of<Format, How>(q, outers, rotated, begin, end, rows, cols, seen);
     return seen;
   }
 };
@@ -284,7 +292,10 @@ template <class Format, Rounding How, class Act> struct ColumnTasks {
       for (int64_t c = from; c < to; c += W) {
         const int lanes = (int)(to - c < W ? to - c : W), panel = (int)((c - from) / W);
         emit_words(q.codes + c * bytes + r * bits / 8, bytes, lanes, count * bits / 32, codes + panel * words);
-        if (!Format::whole)
+        if constexpr (BLOCK_BY_BLOCK<Format>)
+          for (int k = 0; k < (count + block - 1) / block; k++)
+            emit_scales(q.scales + (r / block + k) * cols + c, 1, lanes, stored[panel * blocks + k]);
+        else if (!Format::whole)
           emit_scales_of(q.scales + c * across + r / block, across, lanes, (count + block - 1) / block, stored + panel * blocks);
       }
     });
