@@ -54,7 +54,7 @@ export interface CheckpointPart {
   readonly from: number
   readonly to: number
   readonly shape: readonly number[]
-  /** The weight of a linear layer, which a recipe may quantise. */
+  /** The weight of a linear layer that a recipe may quantise: not the head's. */
   readonly linear: boolean
 }
 
@@ -72,7 +72,10 @@ export function checkpointParts(
   model: ModelConfig,
   { tensorName }: Pick<Architecture, 'tensorName'>,
 ): CheckpointPart[] {
-  return parameterSpecs(model).all.flatMap(({ name, shape, linear = false }) => {
+  const { blocks, all } = parameterSpecs(model)
+  const ruled = new Set(blocks.flatMap(({ parameters }) => parameters.filter(({ linear }) => linear)))
+  return all.flatMap(spec => {
+    const { name, shape } = spec
     const layer = name.split('.').at(-2)!
     let from = 0
     return (fused[layer]?.(model) ?? [[layer, shape[0]!] as const]).map(([part, rows]) => {
@@ -85,7 +88,7 @@ export function checkpointParts(
         from: start,
         to: from,
         shape: [rows, ...shape.slice(1)],
-        linear,
+        linear: ruled.has(spec),
       }
     })
   })
