@@ -35,7 +35,7 @@ const origin = { halfbyte: '0.0.0', device: {}, corpus: 'none', imported: 'elsew
 const importAs = async (from: string, name: string, ...overrides: string[]): Promise<string> => {
   const config = configOf(importedPreset(from), ...overrides)
   const directory = join(folder, name)
-  await importRun(from, directory, config, origin, quiet)
+  await importRun(from, directory, config, origin)
   return directory
 }
 
@@ -191,6 +191,22 @@ describe('import from Hugging Face', () => {
       () => openRun(cut, config, origin),
       /began with the weights of elsewhere, and has no checkpoint any more/,
     )
+  })
+
+  it('leaves nothing behind where it is stopped', async () => {
+    const there = await exportHf(runs.hybrid, 'to-be-stopped')
+    const controller = new AbortController()
+    const progress = (done: number, total: number) => {
+      assert.ok(done <= total)
+      controller.abort(new Error('enough'))
+      const until = performance.now() + 60
+      while (performance.now() < until);
+    }
+    const { signal } = controller
+    const config = readRun(runs.hybrid).config
+    const out = join(folder, 'stopped-import', 'run')
+    await assert.rejects(importRun(there, out, config, origin, { progress, signal }), /enough/)
+    assert.deepEqual(readdirSync(join(folder, 'stopped-import')), [])
   })
 
   it('reads infinities as Python and transformers write them', async () => {

@@ -34,7 +34,7 @@ describe('checkpoints of transformers', () => {
       const there = join(packageRoot(), 'test', 'export', name)
       const config = configOf(importedPreset(there), 'data.tokenizer=bytes', 'recipe=bf16')
       const directory = join(folder, name)
-      await importRun(there, directory, config, { halfbyte: '0', device: {}, corpus: '', imported: there }, () => {})
+      await importRun(there, directory, config, { halfbyte: '0', device: {}, corpus: '', imported: there })
 
       const { tensors } = readSafetensors(readFileSync(join(there, 'logits')))
       const tokens = new Int32Array(tensors.get('tokens')!.data.slice().buffer)

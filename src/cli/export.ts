@@ -6,9 +6,9 @@ import type { ExportDtype } from '../export/hf.ts'
 import { type Exported, targets } from '../export/targets.ts'
 import { openExportedRun } from '../export/weights.ts'
 import { formatBytes } from './dry_run.ts'
-import { toStderr, wholeNumber } from './session.ts'
+import { showWork } from './progress.ts'
+import { wholeNumber } from './session.ts'
 import { stopOnSignals } from './signals.ts'
-import { createStatusLine } from './status_line.ts'
 
 /** Sizes as people write them, in powers of ten. */
 const units: Readonly<Record<string, number>> = { '': 1, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 }
@@ -19,13 +19,6 @@ function sizeOf(text: string): number {
   const bytes = Number(number) * (units[(unit ?? '?').toUpperCase()] ?? Number.NaN)
   if (!(bytes >= 1)) throw new UserError(`--shard-size: found ${text}, wanted a size such as 500MB or 5GB`, 2)
   return bytes
-}
-
-/** Shows how much is written; elsewhere than on a terminal nothing. */
-export function progressLine(what: string): Progress & { done(): void } {
-  const status = createStatusLine(process.stderr)
-  const draw: Progress = (bytes, total) => status.show(`${what}: ${formatBytes(bytes)} of ${formatBytes(total)}`)
-  return Object.assign(draw, { done: () => status.clear() })
 }
 
 interface Options {
@@ -47,14 +40,14 @@ function packedText({ packed }: Exported): string {
 async function exportRun(directory: string, { to, out, dtype, shardSize, step, json }: Options): Promise<void> {
   const target = targets[to]!
   wantNew(out)
-  const note = (sentence: string) => toStderr(`halfbyte: ${sentence}`)
-  const run = openExportedRun(directory, step, note)
-  const progress = progressLine(`writing ${out}`)
+  const work = showWork()
+  const run = openExportedRun(directory, step, work.note, work)
+  const progress: Progress = (bytes, total) => work(bytes, total, `writing ${out}`)
   const { signal, release } = stopOnSignals()
   try {
-    const options = { dtype: dtype ?? target.dtype, shardBytes: shardSize, progress, note, signal }
+    const options = { dtype: dtype ?? target.dtype, shardBytes: shardSize, progress, note: work.note, signal }
     const result = await target.write(run, openTokenizer(run.config.data.tokenizer), out, options)
-    progress.done()
+    work.done()
     process.stdout.write(
       json
         ? `${JSON.stringify({ out, to, step: run.step, ...result })}\n`
@@ -62,10 +55,10 @@ async function exportRun(directory: string, { to, out, dtype, shardSize, step, j
     )
   } catch (error) {
     if (!signal.aborted) throw error
-    progress.done()
+    work.done()
     throw new UserError('stopped; nothing is left behind')
   } finally {
-    progress.done()
+    work.done()
     release()
     run.close()
   }

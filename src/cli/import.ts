@@ -1,13 +1,16 @@
+import { rmdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { UserError } from '../config/errors.ts'
 import { openCorpus } from '../data/corpus.ts'
 import { wantNew } from '../export/folder.ts'
 import { importedPreset, importRun } from '../export/import.ts'
+import type { Progress } from '../run/files.ts'
 import { createRunDirectory } from '../run/open.ts'
-import { progressLine } from './export.ts'
 import { packageVersion } from './main.ts'
+import { showWork } from './progress.ts'
 import { checkTokenizer, openConfigured } from './session.ts'
+import { stopOnSignals } from './signals.ts'
 import { loadRun } from './train.ts'
 
 interface Options {
@@ -27,12 +30,20 @@ async function importFolder(folder: string, overrides: string[], { run, json }: 
   const device = { backend: backend.name, ...backend.description }
   backend.close()
   const directory = run ?? createRunDirectory(config.name)
-  const progress = progressLine(`importing ${folder}`)
+  const work = showWork()
   const origin = { halfbyte: packageVersion(), device, corpus: corpus.fingerprint, imported: resolve(folder) }
+  const { signal, release } = stopOnSignals()
   try {
-    await importRun(folder, directory, config, origin, progress)
+    const progress: Progress = (done, total) => work(done, total, `importing ${folder}`)
+    await importRun(folder, directory, config, origin, { progress, signal })
+  } catch (error) {
+    if (run === undefined) rmdirSync(directory)
+    if (!signal.aborted) throw error
+    work.done()
+    throw new UserError('stopped; nothing is left behind')
   } finally {
-    progress.done()
+    work.done()
+    release()
   }
   process.stdout.write(
     json

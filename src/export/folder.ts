@@ -1,18 +1,15 @@
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
-import { counted, isSystemError, makeDirectory, syncDirectory, systemReason, writeAll } from '../run/files.ts'
+import {
+  counted,
+  inTurns,
+  isSystemError,
+  makeDirectory,
+  syncDirectory,
+  systemReason,
+  writingFile,
+} from '../run/files.ts'
 import { safetensorsChunks, safetensorsDtypes, type TensorToWrite } from '../tensor/safetensors.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 
@@ -53,30 +50,6 @@ export async function writeBeside(out: string, write: (partial: string) => Promi
     rmSync(partial, { recursive: true, force: true })
     if (!isSystemError(error)) throw error
     throw new UserError(`${out} cannot be written: ${systemReason(error)}`)
-  }
-}
-
-/** Milliseconds of work after which the event loop has a turn, so that signals are heard. */
-const turnEvery = 50
-
-/**
- * Writes a new file, flushed to the disk.
- * @throws the signal's reason if it is aborted meanwhile
- */
-export async function writeChunks(path: string, chunks: Iterable<Uint8Array>, signal?: AbortSignal): Promise<void> {
-  const file = openSync(path, 'w')
-  try {
-    let turn = performance.now()
-    for (const chunk of chunks) {
-      writeAll(file, chunk)
-      if (performance.now() - turn < turnEvery) continue
-      await setImmediate()
-      signal?.throwIfAborted()
-      turn = performance.now()
-    }
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
   }
 }
 
@@ -121,7 +94,7 @@ export async function writeCheckpointFolder(
     for (const [i, shard] of shards.entries()) {
       const chunks = safetensorsChunks(new Map(shard), { format: 'pt' })
       const shown = counted(chunks, bytes => progress((written += bytes), total))
-      await writeChunks(join(partial, name(i)), shown, signal)
+      await inTurns(writingFile(join(partial, name(i)), shown), signal)
     }
     const all: Record<string, string> = { ...files }
     if (shards.length > 1) {
@@ -131,7 +104,8 @@ export async function writeCheckpointFolder(
         weight_map: Object.fromEntries(map),
       })
     }
-    for (const [file, text] of Object.entries(all)) await writeChunks(join(partial, file), [Buffer.from(text, 'utf8')])
+    for (const [file, text] of Object.entries(all))
+      await inTurns(writingFile(join(partial, file), [Buffer.from(text, 'utf8')]))
     syncDirectory(partial)
   })
   return total

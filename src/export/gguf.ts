@@ -1,5 +1,6 @@
+import { inTurns, writingFile } from '../run/files.ts'
 import { sizeOf } from '../tensor/tensor.ts'
-import { type Progress, writeBeside, writeChunks } from './folder.ts'
+import { type Progress, writeBeside } from './folder.ts'
 
 /**
  * GGUF version 3, little-endian:
@@ -133,7 +134,7 @@ export async function writeGguf(
         }
       },
     }))
-    await writeChunks(partial, ggufChunks(metadata, counted), signal)
+    await inTurns(writingFile(partial, ggufChunks(metadata, counted)), signal)
   })
   return total
 }

@@ -4,8 +4,8 @@ import { UserError } from '../config/errors.ts'
 import type { RunConfig, RunPreset } from '../config/schema.ts'
 import { tokenizers } from '../data/tokenizer.ts'
 import { parameterSpecs } from '../model/parameters.ts'
-import { type CheckpointTensor, writeCheckpoint } from '../run/checkpoint.ts'
-import { writeDurably } from '../run/files.ts'
+import { type CheckpointTensor, writingCheckpoint } from '../run/checkpoint.ts'
+import { inTurns, type Progress, writeDurably } from '../run/files.ts'
 import { names } from '../run/layout.ts'
 import { configText, type Origin } from '../run/read.ts'
 import { sizeOf } from '../tensor/tensor.ts'
@@ -16,7 +16,7 @@ import {
   checkpointParts,
   type HfConfig,
 } from './architectures.ts'
-import { type Progress, writeBeside } from './folder.ts'
+import { writeBeside } from './folder.ts'
 import { type HfTensors, openHfTensors, readHfConfig } from './hf_folder.ts'
 
 /**
@@ -116,17 +116,11 @@ const zeroMoments = (config: RunConfig): CheckpointTensor[] =>
     })),
   )
 
-/** Tells `progress` of every piece of a tensor that is read. */
-function watched(tensors: readonly CheckpointTensor[], progress: Progress): CheckpointTensor[] {
-  const total = tensors.reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0)
-  let done = 0
-  return tensors.map(tensor => ({
-    ...tensor,
-    read(start, into) {
-      tensor.read(start, into)
-      progress((done += into.byteLength), total)
-    },
-  }))
+export interface ImportOptions {
+  /** Told of the bytes of tensors that are written. */
+  readonly progress?: Progress
+  /** Stops the import; nothing stays then. */
+  readonly signal?: AbortSignal
 }
 
 /**
@@ -138,7 +132,7 @@ export async function importRun(
   directory: string,
   config: RunConfig,
   origin: Origin,
-  progress: Progress,
+  { progress, signal }: ImportOptions = {},
 ): Promise<void> {
   const architecture = architectureOf(readHfConfig(folder))
   const tensors = openHfTensors(folder)
@@ -146,8 +140,9 @@ export async function importRun(
     const model = parameters(config, tensors, architecture)
     await writeBeside(directory, async partial => {
       mkdirSync(partial)
-      const files = { model: watched(model, progress), optimizer: zeroMoments(config) }
-      writeCheckpoint(partial, files, { step: 0, seed: config.seed, tokens: 0 })
+      const files = { model, optimizer: zeroMoments(config) }
+      const state = { step: 0, seed: config.seed, tokens: 0 }
+      await inTurns(writingCheckpoint(partial, files, state, { progress }), signal)
       writeDurably(join(partial, names.config), [Buffer.from(configText({ config, origin }), 'utf8')])
     })
   } finally {

@@ -6,16 +6,19 @@ import { type DType, dtypes, type TypedArray } from '../tensor/dtype.ts'
 import { type SafetensorsDtype, safetensorsChunks, type TensorToWrite } from '../tensor/safetensors.ts'
 import { sizeOf, type Tensor } from '../tensor/tensor.ts'
 import {
+  atOnce,
   counted,
   type Digest,
   digestFile,
   isSystemError,
+  type Pausable,
   type Progress,
   pieceBytes,
   syncDirectory,
   systemReason,
   type Write,
   writeDurably,
+  writingDurably,
 } from './files.ts'
 import { checkpointDirectory, formatVersion, names } from './layout.ts'
 
@@ -117,14 +120,15 @@ export interface WriteOptions {
 
 /**
  * Saves a checkpoint: written beside the others, flushed, then renamed to `checkpoints/<step>`, so that a folder of that name is always whole.
+ * Nothing of it stays if it is given up where it pauses.
  * @throws UserError if the system refuses, for instance because the disk is full: nothing of the new checkpoint stays, the older ones do.
  */
-export function writeCheckpoint(
+export function* writingCheckpoint(
   run: string,
   files: CheckpointFiles,
   state: TrainingState,
   { write, progress = () => {} }: WriteOptions = {},
-): string {
+): Pausable<string> {
   const { step } = state
   const partial = besideName(run, 'writing', step)
   try {
@@ -137,7 +141,7 @@ export function writeCheckpoint(
     const count = (bytes: number) =>
       progress((done = Math.min(total, done + bytes)), total, `saving the checkpoint of step ${step}`)
     for (const [file, list] of lists)
-      digests[file] = writeDurably(join(partial, file), counted(chunksOf(list), count), write)
+      digests[file] = yield* writingDurably(join(partial, file), counted(chunksOf(list), count), write)
     const content = { format: formatVersion, state, files: digests }
     const text = JSON.stringify({ ...content, sha256: digestOf(content) }, null, 1)
     writeDurably(join(partial, names.state), [Buffer.from(`${text}\n`, 'utf8')], write)
@@ -154,6 +158,10 @@ export function writeCheckpoint(
   }
   return checkpointDirectory(run, step)
 }
+
+/** The same without a pause. */
+export const writeCheckpoint = (...args: Parameters<typeof writingCheckpoint>): string =>
+  atOnce(writingCheckpoint(...args))
 
 /** Deletes all but the newest `keep` checkpoints. Each is renamed first, so that no reader meets one that is half deleted. */
 export function pruneCheckpoints(run: string, keep: number): void {

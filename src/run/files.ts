@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
 
 /**
@@ -75,23 +76,67 @@ export interface Digest {
   readonly sha256: string
 }
 
-/** Writes a new file, flushed to the disk. */
-export function writeDurably(path: string, chunks: Iterable<Uint8Array>, write?: Write): Digest {
-  const hash = createHash('sha256')
-  let bytes = 0
+/** Work that may pause wherever it yields: done in one go, or in turns with the event loop. */
+export type Pausable<T> = Generator<undefined, T>
+
+export function atOnce<T>(work: Pausable<T>): T {
+  for (;;) {
+    const { done, value } = work.next()
+    if (done) return value
+  }
+}
+
+/** Milliseconds of work after which the event loop has a turn, so that signals are heard. */
+const turnEvery = 50
+
+/** @throws the signal's reason if it is aborted meanwhile; the work gets it where it paused, to clean up */
+export async function inTurns<T>(work: Pausable<T>, signal?: AbortSignal): Promise<T> {
+  for (let turn = performance.now(); ; ) {
+    const { done, value } = work.next()
+    if (done) return value
+    if (performance.now() - turn < turnEvery) continue
+    await setImmediate()
+    if (signal?.aborted) work.throw(signal.reason)
+    turn = performance.now()
+  }
+}
+
+/**
+ * Writes a new file, flushed to the disk; pauses after each chunk.
+ * @param seen told of every chunk that is written.
+ */
+export function* writingFile(
+  path: string,
+  chunks: Iterable<Uint8Array>,
+  write?: Write,
+  seen: (chunk: Uint8Array) => void = () => {},
+): Pausable<void> {
   const file = openSync(path, 'w')
   try {
     for (const chunk of chunks) {
       writeAll(file, chunk, write)
-      hash.update(chunk)
-      bytes += chunk.length
+      seen(chunk)
+      yield
     }
     fsyncSync(file)
   } finally {
     closeSync(file)
   }
+}
+
+/** The same, with the digest of the file. */
+export function* writingDurably(path: string, chunks: Iterable<Uint8Array>, write?: Write): Pausable<Digest> {
+  const hash = createHash('sha256')
+  let bytes = 0
+  yield* writingFile(path, chunks, write, chunk => {
+    hash.update(chunk)
+    bytes += chunk.length
+  })
   return { bytes, sha256: hash.digest('hex') }
 }
+
+export const writeDurably = (path: string, chunks: Iterable<Uint8Array>, write?: Write): Digest =>
+  atOnce(writingDurably(path, chunks, write))
 
 /** Replaces a small file so that it is the old one or the new one, whole, at any moment. */
 export function replaceFile(path: string, text: string): void {
