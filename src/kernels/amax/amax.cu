@@ -1,46 +1,35 @@
-// amax, amax_rotated, amax_both and amax_lines of amax.ts. Magnitudes are compared as bits, so maxima may be taken in any order, by atomics.
-//
-// Blocks add what they found to one pair of words for each result; the last block to do so writes it and clears the pair for the next launch.
-// Launches of these kernels must therefore follow one another, as they do on one stream.
+// amax, amax_rotated, amax_both and amax_lines of amax.ts.
+#include "found_cuda.h"
 #include "sixteens_cuda.h"
 
-static constexpr uint32_t infinite = 0x7f800000u;
+// 64 registers a thread: four blocks a multiprocessor.
+FOR_BF16(extern "C" __global__ void __launch_bounds__(256, 4) amax_both_bf16(amax_both_args<bf16> a);)
+FOR_BF16(extern "C" __global__ void __launch_bounds__(256, 4) amax_rotated_bf16(amax_rotated_args<bf16> a);)
 
-__device__ uint32_t found_finite[2], found_any[2], blocks_done[2];
-
-struct Found {
-  uint32_t finite = 0, any = 0;
+// Magnitudes seen: the largest, NaN left out, and whether one was NaN or infinite.
+struct Magnitudes {
+  float largest = 0, zero = 0;
   __device__ void add(float x) {
-    const uint32_t a = bits_of(x) & 0x7fffffffu;
-    any = a > any ? a : any;
-    if (a <= infinite && a > finite) finite = a;
+    largest = fmaxf(largest, fabsf(x));
+    zero = fmaf(x, 0.0f, zero);
   }
-  __device__ void add(const Magnitudes& seen) {
-    add(seen.largest);
-    if (!seen.finite()) any = infinite;
-  }
+  __device__ bool finite() const { return zero == 0.0f; }
 };
 
-// For all threads of all blocks; `which` result of the launch this is.
-__device__ void finish(const Found& found, float* amax, int which = 0) {
-  __shared__ uint32_t finite, any;
-  __syncthreads();
-  if (threadIdx.x == 0) finite = any = 0;
-  __syncthreads();
-  const uint32_t of_warp = __reduce_max_sync(0xffffffffu, found.finite), any_of_warp = __reduce_max_sync(0xffffffffu, found.any);
-  if (threadIdx.x % 32 == 0) {
-    atomicMax(&finite, of_warp);
-    atomicMax(&any, any_of_warp);
-  }
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  atomicMax(&found_finite[which], finite);
-  atomicMax(&found_any[which], any);
-  __threadfence();
-  if (atomicAdd(&blocks_done[which], 1u) != gridDim.x - 1) return;
-  amax[0] = float_of(atomicExch(&found_finite[which], 0u));
-  amax[1] = atomicExch(&found_any[which], 0u) >= infinite ? 1.0f : 0.0f;
-  blocks_done[which] = 0;
+// max(|a|, |b|), NaN if one is.
+__device__ inline float larger_or_nan(float a, float b) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(fabsf(a)), "f"(fabsf(b)));
+  return larger;
+}
+
+// Of 32 BF16.
+__device__ inline void add_pairs(Found& found, const uint32_t (&pairs)[16]) {
+  const uint32_t largest = larger_half(larger_pair(largest_pair_of(pairs), largest_pair_of(pairs + 8)));
+  if (largest < 0x7c000000u) found.add(float_of(largest));
+  else
+#pragma unroll
+    for (int i = 0; i < 16; i++) found.add(low_of(pairs[i])), found.add(high_of(pairs[i]));
 }
 
 // This thread's share of `count` values, as mapped; rows have `cols` of them.
@@ -62,7 +51,8 @@ template <class Act> __device__ Found found_in(const Act* values, int64_t count,
     seen.add(plain ? load(values + at) : mapping.of<Act>(load(values + at), at / cols, at % cols));
   }
   Found found;
-  found.add(seen);
+  found.add(seen.largest);
+  if (!seen.finite()) found.any = INFINITE_BITS;
   return found;
 }
 
@@ -70,31 +60,34 @@ template <class Act> __device__ void amax(const amax_args<Act>& a) { finish(foun
 EXPORT_CUDA_ACT(amax)
 
 // Columns rotated by 16, and what they are, as mapped, before: a warp has 16 rows of 64 columns at a time.
-__device__ inline Found rotated_columns(const bf16* x, int64_t rows, int64_t cols, uint32_t signs, Magnitudes* plain = nullptr,
+__device__ inline Found rotated_columns(const bf16* x, int64_t rows, int64_t cols, const uint32_t* signs, Found* plain = nullptr,
                                         const Mapping& mapping = Mapping()) {
-  const int64_t across = cols / 64, first = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32, warps = (int64_t)gridDim.x * blockDim.x / 32;
-  Magnitudes seen;
-  for (int64_t task = first; task < rows / 16 * across; task += warps) {
+  const uint32_t across = (uint32_t)((cols + 63) / 64), tasks = (uint32_t)(rows / 16) * across;
+  const uint32_t warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32, warps = gridDim.x * blockDim.x / 32;
+  share_signs(signs);
+  __syncthreads();
+  Found found;
+  for (uint32_t task = warp; task < tasks; task += warps) {
     ColumnPair pair;
-    const int64_t row = task / across * 16, column = task % across * 64 + threadIdx.x % 32 * 2;
-    pair.load_from(x + row * cols + column, cols);
-    pair.map(mapping, row, column);
-#pragma unroll
+    pair.load_from(x, rows, cols, task / across * 16, task % across * 64 + threadIdx.x % 32 * 2, mapping);
+    const Spread spread = pair.spread();
+    if (plain) add_pairs(*plain, pair.words);
+#pragma unroll 1
     for (int c = 0; c < 2; c++) {
-      float v[16];
-      pair.get(c, v);
-      if (plain)
+      float x[16], v[16], largest = 0;
+      pair.get(c, x);
+      rotate_sixteen(v, x, c ? spread.high_exact() : spread.low_exact());
 #pragma unroll
-        for (int i = 0; i < 16; i++) plain->add(v[i]);
-      rotate_sixteen(v, signs);
+      for (int i = 0; i < 16; i++) largest = larger_or_nan(largest, v[i]);
+      if (bits_of(largest) <= INFINITE_BITS) found.add(largest);
+      else
 #pragma unroll
-      for (int i = 0; i < 16; i++) seen.add(v[i]);
+        for (int i = 0; i < 16; i++) found.add(v[i]);
     }
   }
   // The largest, rounded, is the largest of the rounded.
-  seen.largest = round_bf16(seen.largest);
-  Found found;
-  found.add(seen);
+  found.finite = bits_of(round_bf16(float_of(found.finite)));
+  found.any = One::larger(found.any, found.finite);
   return found;
 }
 
@@ -103,8 +96,8 @@ template <class Act> __device__ void amax_rotated(const amax_rotated_args<Act>& 
   const Cut cut(a.rows, a.cols, a.columns != 0);
   Found found;
   if constexpr (IsBf16<Act>::value)
-    if (a.columns && a.hadamard == 16 && a.cols % 64 == 0 && in_sixteens(a.x)) {
-      finish(rotated_columns(a.x, a.rows, a.cols, a.signs[0]), a.amax);
+    if (a.columns && a.hadamard == 16 && a.cols % 2 == 0 && in_sixteens(a.x)) {
+      finish(rotated_columns(a.x, a.rows, a.cols, a.signs), a.amax);
       return;
     }
   EACH_BLOCK(task, cut.down() * cut.across()) {
@@ -122,18 +115,16 @@ template <class Act> __device__ void amax_both(const amax_both_args<Act>& a) {
   const Cut cut(a.rows, a.cols, true);
   Found found, found_t;
   if constexpr (IsBf16<Act>::value)
-    if (a.hadamard == 16 && a.cols % 64 == 0 && in_sixteens(a.x)) {
-      Magnitudes plain;
-      found_t = rotated_columns(a.x, a.rows, a.cols, a.signs[0], &plain, Mapping(a));
-      found.add(plain);
+    if (a.hadamard == 16 && a.cols % 2 == 0 && in_sixteens(a.x)) {
+      found_t = rotated_columns(a.x, a.rows, a.cols, a.signs, &found, Mapping(a));
       finish(found, a.amax);
-      finish(found_t, a.amax_t, 1);
+      finish(found_t, a.amax_t, nullptr, 1);
       return;
     }
   if (a.hadamard == 0) {
     found = found_in(a.x, a.rows * a.cols, Mapping(a), a.cols);
     finish(found, a.amax);
-    finish(found, a.amax_t, 1);
+    finish(found, a.amax_t, nullptr, 1);
     return;
   }
   EACH_BLOCK(task, cut.down() * cut.across()) {
@@ -147,7 +138,7 @@ template <class Act> __device__ void amax_both(const amax_both_args<Act>& a) {
       }
   }
   finish(found, a.amax);
-  finish(found_t, a.amax_t, 1);
+  finish(found_t, a.amax_t, nullptr, 1);
 }
 EXPORT_CUDA_ACT(amax_both)
 
