@@ -10,10 +10,11 @@ import {
   castTo,
   columnImage,
   dequantizeImage,
+  forwardPair,
   type Image,
   type ImageRequest,
+  type Pair,
   rowImage,
-  squareImages,
 } from './image.ts'
 import { multiply, type Source } from './multiply.ts'
 import { Panels } from './panels.ts'
@@ -77,12 +78,6 @@ export const streamOf = (index: number, role: Role, microBatch: number): number 
 export interface LinearMemory {
   readonly value: Tensor
   readonly gradient: Tensor
-}
-
-interface Pair {
-  readonly row: Image
-  /** Where tiles are square: the transpose, with the same codes. */
-  readonly column?: Image
 }
 
 export interface LinearOptions {
@@ -224,8 +219,8 @@ export class Linear {
   forwardImages(tape: Tape): Pair {
     this.#forward ??= this.#make(tape, this.#stores.forward, (w, allocate) => {
       const request = this.request('wRows', this.#recipe.forward.w!, 'fprop')
-      const pair = forwardPair(tape, allocate, w, request)
-      this.made('wRows', new Var(w), false, pair.row, request)
+      const pair = forwardPair(tape.backend, allocate, w, request, this.value)
+      this.made('wRows', w, false, pair.row, request)
       return pair
     })
     return this.#forward
@@ -239,26 +234,24 @@ export class Linear {
   /** The weight along the outputs as dgrad quantises it for itself. */
   backwardImage(tape: Tape, spec: Quantized): Image {
     this.#backward ??= this.#make(tape, this.#stores.backward, (w, allocate) => {
-      const values = spec.of === 'forward' ? this.forwardValues(tape) : w
+      const values = spec.of === 'forward' ? this.forwardValues(tape) : w.value
       const request = this.request('wColumns', spec, 'dgrad')
       return this.made('wColumns', new Var(values), true, columnImage(tape.backend, allocate, values, request), request)
     })
     return this.#backward
   }
 
-  #make<T>(tape: Tape, store: Store, make: (w: Tensor, allocate: Allocate) => T): T {
+  /** `w` is the weight rounded to BF16, once it is asked for. */
+  #make<T>(tape: Tape, store: Store, make: (w: Var, allocate: Allocate) => T): T {
     const made: T[] = []
     store.rewind()
     tape.scope(() => {
-      made.push(make(castTo(tape.backend, tape.allocate, this.value, 'bf16'), store.allocate))
+      const value = () => castTo(tape.backend, tape.allocate, this.value, 'bf16')
+      const w = new Var({ dtype: 'bf16', shape: this.value.shape, value, mapped: () => ({ x: value(), squared: 0 }) })
+      made.push(make(w, store.allocate))
     })
     return made[0]!
   }
-}
-
-function forwardPair({ backend }: Tape, allocate: Allocate, values: Tensor, request: ImageRequest): Pair {
-  const both = request.spec.square && !request.hadamard
-  return both ? squareImages(backend, allocate, values, request) : { row: rowImage(backend, allocate, values, request) }
 }
 
 const plain = (tensor: Tensor, transposed: boolean, operand: Operand): Source => ({
@@ -310,7 +303,7 @@ function inputOf(tape: Tape, layer: Linear, x: Var): { forward(): Source; keep()
       const both = bothImages(backend, allocate, x, request, column)
       made = { row: both.row }
       alongTokens = both.column
-    } else made = forwardPair(tape, allocate, x.value, request)
+    } else made = forwardPair(backend, allocate, x, request)
     layer.made('xRows', x, false, made.row, request)
     return made
   }
