@@ -89,7 +89,10 @@ describe('the page of a comparison', () => {
     const svg = document.querySelector('#part-1-loss svg.wide')!
     const [low, high, bottom, top] = JSON.parse(svg.getAttribute('data-y')!)
     const line = svg.querySelectorAll('.series-0 path')
-    const end = Number(/,([\d.]+)$/.exec([...line].at(-1)!.getAttribute('d')!)![1])
+    // M and the first place, then the way from each place to the next.
+    const path: string = [...line].at(-1)!.getAttribute('d')!
+    const places = path.match(/-?\d*\.?\d+/g)!.map(Number)
+    const end = places.reduce((sum, place, i) => (i % 2 === 1 ? sum + place : sum), 0)
     const loss = low + ((end - bottom) / (top - bottom)) * (high - low)
     const last = valuesOf(document).charts['part-1-loss'].series[0].y.at(-1)
     assert.ok(Math.abs(loss - last) < 0.01, `drawn at ${loss}, is ${last}`)
@@ -273,6 +276,33 @@ describe('what the page is made of', () => {
     assert.ok(Math.abs(at(1, 0, 2, 1, 3)! - 17) < 1e-3)
     assert.ok(Math.abs(at(1, 1, 1, 2, 6)! - 4) < 1e-3)
     assert.ok(Math.abs(at(0, 4, 0, 2, 6)! - 2) < 1e-3, 'weight gradients are of the layer, whatever is quantised')
+  })
+
+  it('keeps to the first seeds and fewer points where runs and comparisons are many', () => {
+    const [reported] = readReport(whole).comparisons
+    const quantised = reported!.arms.find(({ arm }) => arm.recipe !== 'bf16')!
+    const record = quantised.numerics.find(({ operand }) => operand !== undefined)!
+    const records = Array.from({ length: 20 }, (_, i) => i + 1).flatMap(step =>
+      Array.from({ length: 60 }, (_, l) =>
+        ['xRows', 'wRows', 'dyRows'].map(operand => ({ ...record, step, linear: `layers.${l}`, operand })),
+      ).flat(),
+    )
+    const arms = [3, 1, 2].flatMap(seed =>
+      Array.from({ length: 30 }, (_, i) => ({
+        ...quantised,
+        arm: { ...quantised.arm, recipe: `recipe-${i}`, seed },
+        numerics: records,
+      })),
+    )
+    const packed = numericsOf([...arms, ...arms], 10)!
+    assert.equal(packed.runs.length + packed.leftOut, 90, 'each name and seed once')
+    assert.ok(packed.steps.length >= 8 && packed.values.length < 700_000, `${packed.steps.length} columns`)
+    assert.deepEqual([...new Set(packed.runs.map(({ seed }) => seed))], [1, 2])
+    assert.equal(packed.runs.filter(({ seed }) => seed === 1).length, 30)
+    const [alone, several] = [curvesOf(reported!), curvesOf(reported!, 10)]
+    assert.deepEqual(several, alone, 'twenty steps have no points to spare')
+    const long = { ...reported!, arms: reported!.arms.map(each => ({ ...each, arm: { ...each.arm, steps: 4000 } })) }
+    assert.deepEqual([curvesOf(long).steps.length, curvesOf(long, 10).steps.length], [400, 118])
   })
 
   it('keeps twelve runs of 10,000 steps and their numerics below 3 MB', () => {

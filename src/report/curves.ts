@@ -6,10 +6,17 @@ import type { ReportedArm, ReportedComparison } from './read.ts'
 
 /** Curves of a comparison as a page shows them: smoothed, thinned to few points, and averaged over seeds. */
 
-/** At most so many points of a curve, of that of a single seed, and of all curves of single seeds together. */
+/**
+ * At most so many points of a curve, of that of a single seed, and of all curves of single seeds together; fewer where a page has several
+ * comparisons, whose curves share `pagePoints` and `pageOfSeeds`, but not fewer than `leastPoints`.
+ */
 const mostPoints = 400
 const mostOfSeed = 200
 const mostOfSeeds = 6_000
+const pagePoints = 1_200
+const pageOfSeeds = 12_000
+const leastPoints = 120
+const leastOfSeed = 40
 
 export interface Marker {
   readonly kind: 'diverged' | 'spike'
@@ -98,12 +105,14 @@ function markersOf(arms: readonly ReportedArm[], index: number): Marker[] {
 const inPercent = (values: readonly number[], group: number): number[] =>
   groupMeans(values, group).map(value => 100 * value)
 
-export function curvesOf({ comparison, arms }: ReportedComparison): Curves {
+/** @param comparisons in the page. */
+export function curvesOf({ comparison, arms }: ReportedComparison, comparisons = 1): Curves {
   const { baseline, recipes } = comparison
   const all = begun(arms)
   const total = Math.max(0, ...arms.map(({ arm }) => arm.steps))
-  const group = groupFor(total, mostPoints)
-  const seedGroup = groupFor(total, Math.min(mostOfSeed, Math.max(60, mostOfSeeds / Math.max(1, all.length))))
+  const ofSeeds = Math.min(mostOfSeeds, pageOfSeeds / comparisons) / Math.max(1, all.length)
+  const group = groupFor(total, Math.min(mostPoints, Math.max(leastPoints, pagePoints / comparisons)))
+  const seedGroup = groupFor(total, Math.min(mostOfSeed, Math.max(leastOfSeed, ofSeeds)))
   const schedule = all[0]?.config.schedule
   const averages = new Map(recipes.map(recipe => [recipe, averaged(arms.filter(({ arm }) => arm.recipe === recipe))]))
   const compared = [...averages.values()].flatMap(begun)

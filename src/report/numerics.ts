@@ -48,9 +48,11 @@ export const operands: Readonly<Record<string, string>> = {
   xColumns: 'activations, wgrad',
 }
 
-/** At most so many columns, and so many values in a page. */
+/** At most so many columns, and so many values in a page of one comparison and of several; rather fewer runs than so few columns. */
 const mostColumns = 60
 const mostValues = 500_000
+const mostOfSeveral = 250_000
+const leastColumns = 8
 const missing = 65535
 
 export interface Numerics {
@@ -58,6 +60,8 @@ export interface Numerics {
   readonly linears: readonly string[]
   readonly operands: readonly string[]
   readonly runs: readonly { readonly recipe: string; readonly seed: number; readonly label: string }[]
+  /** Runs of later seeds for which the page has no room. */
+  readonly leftOut: number
   /** By measure: range over all runs; null if it was never measured. */
   readonly ranges: readonly (readonly [low: number, high: number] | null)[]
   /** Base64 of little-endian 16-bit words. */
@@ -90,11 +94,28 @@ function labelled(arms: readonly ReportedArm[]): Numerics['runs'] {
   })
 }
 
-/** Undefined if no run has measurements. */
-export function numericsOf(all: readonly ReportedArm[]): Numerics | undefined {
+/** Runs with measurements under their names, of those with the same name and seed the first: the suites train some recipes each. */
+function named(all: readonly ReportedArm[]): (Numerics['runs'][number] & { readonly arm: ReportedArm })[] {
   const arms = all.filter(({ numerics }) => numerics.length > 0)
-  if (arms.length === 0) return undefined
-  const records = arms.flatMap(({ numerics }) => numerics)
+  const runs = labelled(arms).map((run, i) => ({ ...run, arm: arms[i]! }))
+  return [...new Map(runs.toReversed().map(run => [`${run.label} ${run.seed}`, run])).values()].toReversed()
+}
+
+/** The first so many by their seeds, in the order that they have. */
+function firstSeeds<T extends { readonly seed: number }>(runs: readonly T[], most: number): T[] {
+  const kept = new Set([...runs].sort((a, b) => a.seed - b.seed).slice(0, most))
+  return runs.filter(run => kept.has(run))
+}
+
+/**
+ * Undefined if no run has measurements.
+ * @param comparisons in the page.
+ */
+export function numericsOf(all: readonly ReportedArm[], comparisons = 1): Numerics | undefined {
+  const values = comparisons > 1 ? mostOfSeveral : mostValues
+  const runs = named(all)
+  if (runs.length === 0) return undefined
+  const records = runs.flatMap(({ arm }) => arm.numerics)
   const linears = unique(records.map(({ linear }) => linear))
   const known = unique(records.flatMap(({ operand }) => (operand === undefined ? [] : [operand])))
   const used = [
@@ -102,16 +123,18 @@ export function numericsOf(all: readonly ReportedArm[]): Numerics | undefined {
     ...known.filter(name => !Object.hasOwn(operands, name)),
   ]
   const names = used.length > 0 ? used : ['']
-  const perColumn = arms.length * measures.length * names.length * linears.length
+  const perCell = measures.length * names.length * linears.length
   const sampled = unique(records.map(({ step }) => step)).sort((a, b) => a - b)
-  const steps = evenly(sampled, Math.max(2, Math.min(mostColumns, Math.floor(mostValues / perColumn))))
+  const room = Math.floor(values / (perCell * Math.min(leastColumns, sampled.length)))
+  const chosen = firstSeeds(runs, Math.max(1, room))
+  const arms = chosen.map(({ arm }) => arm)
+  const perColumn = arms.length * perCell
+  const steps = evenly(sampled, Math.max(2, Math.min(mostColumns, Math.floor(values / perColumn))))
 
   const [row, column, rank] = [linears, steps, names].map(
     list => new Map<string | number, number>(list.map((name, i) => [name, i])),
   ) as [Map<string | number, number>, Map<string | number, number>, Map<string | number, number>]
-  const floats = new Float64Array(arms.length * measures.length * names.length * linears.length * steps.length).fill(
-    Number.NaN,
-  )
+  const floats = new Float64Array(perColumn * steps.length).fill(Number.NaN)
   arms.forEach(({ numerics }, run) => {
     for (const record of numerics) {
       const [y, x] = [row.get(record.linear)!, column.get(record.step)]
@@ -148,7 +171,8 @@ export function numericsOf(all: readonly ReportedArm[]): Numerics | undefined {
     steps,
     linears,
     operands: names,
-    runs: labelled(arms),
+    runs: chosen.map(({ recipe, seed, label }) => ({ recipe, seed, label })),
+    leftOut: runs.length - chosen.length,
     ranges,
     values: bytes.toString('base64'),
     first: [Math.max(0, quantised.indexOf(true)), Math.max(0, names.indexOf('dyColumns'))],

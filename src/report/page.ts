@@ -124,8 +124,10 @@ function renumbered(page: string): string {
 export function renderReport({ comparisons, kind }: ReportInput, presets: Presets, { css, script }: Assets): string {
   const several = comparisons.length > 1
   const arms = uniqueArms(comparisons)
-  const parts = comparisons.map((reported, i): Part => ({ reported, id: `part-${i + 1}`, curves: curvesOf(reported) }))
-  const numerics = numericsOf(arms)
+  const parts = comparisons.map(
+    (reported, i): Part => ({ reported, id: `part-${i + 1}`, curves: curvesOf(reported, comparisons.length) }),
+  )
+  const numerics = numericsOf(arms, comparisons.length)
   const [{ comparison }] = comparisons as readonly [ReportedComparison, ...ReportedComparison[]]
   const verdict = verdictOf(comparison)
   const title = several ? comparisons.map(({ name }) => name).join(', ') : comparison.title

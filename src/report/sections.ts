@@ -152,7 +152,7 @@ export function heatSection(numerics: Numerics): Markup {
     html`<label>${title}<select data-choice="${name}" autocomplete="off">${list}</select></label>`
   return html`<section id="numerics" class="numerics">
 <h2>What quantisation did</h2>
-<p>Linear layers from the first block to the last, over sampled steps. Stronger colour is worse; a measure has one scale for all recipes, seeds and operands, on which shares go by their square root. Rows without colour are layers that the recipe does not quantise. fprop is the forward product of a layer, dgrad that of its input’s gradient, wgrad that of its weight’s.</p>
+<p>Linear layers from the first block to the last, over sampled steps. Stronger colour is worse; a measure has one scale for all recipes, seeds and operands, on which shares go by their square root. Rows without colour are layers that the recipe does not quantise. fprop is the forward product of a layer, dgrad that of its input’s gradient, wgrad that of its weight’s.${numerics.leftOut > 0 && ` The page has no room for ${numerics.leftOut} runs of later seeds.`}</p>
 <div class="controls">
 ${select(
   'recipe',
