@@ -1,6 +1,7 @@
 import { formats } from '../formats/formats.ts'
+import { readsBf16 } from '../ops/working_copy.ts'
 import type { Gemm, Operand, Quantized, Recipe } from '../recipes/recipe.ts'
-import { isQuantized, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
+import { isQuantized, phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
 import { dtypes } from '../tensor/dtype.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { blockKinds } from './blocks/index.ts'
@@ -85,9 +86,6 @@ function panelBits({ fprop, dgrad, forward }: ResolvedRecipe): number {
   return bits(fprop) + bits(dgrad)
 }
 
-/** Whether a product reads the weight in BF16, unquantised. */
-const readsBf16 = ({ fprop, dgrad }: ResolvedRecipe): boolean => fprop.b === 'bf16' || dgrad.b === 'bf16'
-
 /**
  * @param sequence tokens in a sequence.
  * @throws Error if the pattern has a block that does not exist or the recipe leaves a layer open.
@@ -112,18 +110,17 @@ export function describeModel(
   })
 
   const shapes = linearShapes(specs)
-  const resolved = resolveRecipe(
-    recipe,
-    shapes,
-    { blocks: config.pattern.length, sensitive: config.bf16_blocks },
-    step,
-    steps,
-  )
+  const depth = { blocks: config.pattern.length, sensitive: config.bf16_blocks }
+  const resolved = resolveRecipe(recipe, shapes, depth, step, steps)
   const linears = shapes.map((shape, i) => ({ ...shape, format: formatOf(resolved[i]!) }))
   const perFormat: Record<string, number> = {}
   for (const { format } of linears) perFormat[format] = (perFormat[format] ?? 0) + 1
 
-  const copied = shapes.reduce((sum, { rows, cols }, i) => (readsBf16(resolved[i]!) ? sum + rows * cols : sum), 0)
+  const ofPhases = phases(recipe, steps).map(start => resolveRecipe(recipe, shapes, depth, start, steps))
+  const copied = shapes.reduce(
+    (sum, { rows, cols }, i) => (ofPhases.some(of => readsBf16(of[i]!)) ? sum + rows * cols : sum),
+    0,
+  )
   const headCopied = (recipe.head ?? 'bf16') === 'bf16' ? table : 0
   const weights = shapes.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
   const kinds = specs.blocks.map(({ kind }) => blockKinds[kind]!)

@@ -6,7 +6,7 @@ import { gemms, Linear, type LinearState, roles, streamOf, type Watched } from '
 import { recompute } from '../ops/recompute.ts'
 import { residualNorm, rmsNorm } from '../ops/rms_norm.ts'
 import { Tape, Var } from '../ops/tape.ts'
-import { WorkingCopy } from '../ops/working_copy.ts'
+import { readsBf16, WorkingCopy } from '../ops/working_copy.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import { phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
 import { checkShape, outputMultiple } from '../recipes/shapes.ts'
@@ -17,6 +17,7 @@ import type { BlockContext, BlockMemory } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
 import { keepsCopies, keepsPanels, type LinearShape, type ModelConfig } from './config.ts'
 import { type BlockSpec, linearShapes, Parameters, parameterSpecs } from './parameters.ts'
+import { WorkingCopies } from './working_copies.ts'
 
 export interface ModelOptions {
   readonly config: ModelConfig
@@ -42,6 +43,9 @@ export interface Batch {
   /** The first position of its sequence that each row may see: 0, or where its document begins. */
   readonly starts: Tensor
 }
+
+const headName = 'lm_head.weight'
+const roundsHead = ({ head }: Recipe): boolean => (head ?? 'bf16') === 'bf16'
 
 /** For each of `gemms`, the operand whose random stream also addresses the signs of its rotation. */
 const signRoles = ['xRows', 'dyRows', 'dyColumns'] as const
@@ -72,6 +76,8 @@ export class Model {
   readonly phases: readonly number[]
   /** f32[linears, roles, 2]: largest magnitude and whether a value was not finite, of what each linear layer last quantised. */
   readonly statistics: Tensor
+  /** BF16 copies of weights, where they are kept. */
+  readonly copies: WorkingCopies | undefined
   readonly tape: Tape
   /** f32[2]: sum of losses in nats, number of targets; added to by `loss` and `evaluate`, set to zero by the caller. */
   readonly lossSum: Tensor
@@ -111,10 +117,11 @@ export class Model {
       random: persistent('u32', [3]),
       signs: { fixed: signs('fixed'), none: signs('none') },
       microBatch: 0,
-      keepsCopies: keepsCopies(config),
       keepsPanels: keepsPanels(config),
     }
-    this.#headCopy = new WorkingCopy(this.parameters.named('lm_head.weight').value, keepsCopies(config))
+    const copied = keepsCopies(config) ? this.#copied() : new Set<string>()
+    this.copies = copied.size > 0 ? new WorkingCopies(this.parameters, copied) : undefined
+    this.#headCopy = new WorkingCopy(this.parameters.named(headName).value, this.copies?.of(headName))
     this.tape = new Tape(backend, config.activations)
 
     const first = this.#resolve(recipe, 0)
@@ -127,6 +134,7 @@ export class Model {
         index: i,
         weight,
         memory: weight.padded,
+        rounded: this.copies?.of(weight.name),
         recipe: first[i]!,
         state: this.#state,
         statistics,
@@ -156,7 +164,19 @@ export class Model {
     this.#use(this.recipe)
     this.#drawSigns(random)
     // Images that validation made under the last step's randomness must not live on.
-    this.weightsChanged()
+    this.#dropImages()
+    // Before what is recorded and replayed, which relies on copies that the optimizer brings up to date.
+    for (const { copy } of this.linears) copy.refresh()
+    this.#headCopy.refresh()
+  }
+
+  /** Names of weights that enter products in BF16 at some time of the run. */
+  #copied(): Set<string> {
+    const linears = this.phases.flatMap(step => {
+      const resolved = this.#resolve(this.recipe, step)
+      return this.#shapes.flatMap(({ name }, i) => (readsBf16(resolved[i]!) ? [`backbone.${name}.weight`] : []))
+    })
+    return new Set(roundsHead(this.recipe) ? [...linears, headName] : linears)
   }
 
   #drawSigns(random: Uint32Array): void {
@@ -174,10 +194,19 @@ export class Model {
     this.#state.watch = watch
   }
 
-  /** Must be called after weights have changed. */
+  /** Must be called after weights have changed, unless the optimizer did it. */
   weightsChanged(): void {
     for (const linear of this.linears) linear.weightChanged()
     this.#headCopy.weightChanged()
+  }
+
+  /** Must be called after the optimizer has changed weights, and `copies` with them. */
+  weightsUpdated(): void {
+    this.#dropImages()
+  }
+
+  #dropImages(): void {
+    for (const linear of this.linears) linear.dropImages()
   }
 
   /** What the gradients of each token are multiplied by: 1 / targets of all micro-batches of a step. */
@@ -275,8 +304,7 @@ export class Model {
   }
 
   #head(recipe: Recipe): Head {
-    const weight = this.parameters.named('lm_head.weight')
-    return { weight, copy: this.#headCopy, round: (recipe.head ?? 'bf16') === 'bf16' }
+    return { weight: this.parameters.named(headName), copy: this.#headCopy, round: roundsHead(recipe) }
   }
 
   #use(recipe: Recipe): void {

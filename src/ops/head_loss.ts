@@ -52,7 +52,7 @@ export function headLoss(tape: Tape, h: Var, head: Head, targets: Tensor, option
   const round = head.round ? 1 : 0
   // Operands that are wanted in BF16 are rounded once, not in each product, where that is the dtype of activations anyway.
   const halves = head.round && tape.activations === 'bf16'
-  const w = halves ? castTo(backend, tape.allocate, operandOf(tape, head), 'bf16') : weight.value
+  const w = halves ? castTo(backend, tape.allocate, operandOf(head), 'bf16') : weight.value
   const losses = options.losses ?? tape.allocate('f32', [rows])
   const dh = tape.recording ? tape.allocate('act', h.value.shape) : undefined
   for (let start = 0; start < rows; start += chunk)
@@ -83,13 +83,12 @@ export function headLoss(tape: Tape, h: Var, head: Head, targets: Tensor, option
 }
 
 /** The weight as a product reads it. */
-const operandOf = (tape: Tape, { weight, copy, round }: Head): Tensor =>
-  copy && round ? copy.operand(tape) : weight.value
+const operandOf = ({ weight, copy, round }: Head): Tensor => (copy && round ? copy.operand() : weight.value)
 
 /** Scores [rows, vocab] in FP32 of every next token, for sampling; no gradient. */
 export function logits(tape: Tape, h: Var, head: Head): Var {
   const scores = tape.allocate('f32', [h.value.shape[0]!, head.weight.shape[0]!])
   const round = head.round ? 1 : 0
-  tape.backend.run(gemmNt, { c: scores, a: h.value, b: operandOf(tape, head), accumulate: 0, round })
+  tape.backend.run(gemmNt, { c: scores, a: h.value, b: operandOf(head), accumulate: 0, round })
   return new Var(scores)
 }

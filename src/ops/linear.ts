@@ -62,8 +62,6 @@ export interface LinearState {
   readonly signs: { readonly fixed: Tensor; readonly none: Tensor }
   /** Index of the micro-batch within its step, part of every random stream but those of weights. The first overwrites gradients of weights. */
   microBatch: number
-  /** Whether weights that enter products in BF16 keep their rounding, 2 bytes a weight; absent: no. */
-  readonly keepsCopies?: boolean
   /** Whether images of weights are also kept as products read them, where the backend has a form for it; absent: no. */
   readonly keepsPanels?: boolean
   /** Shown every operand as it is quantised. */
@@ -89,6 +87,8 @@ export interface LinearOptions {
   readonly weight: Parameter
   /** Memory of the weight and its gradient, with rows of zeros after its own if the layer may be padded. */
   readonly memory: LinearMemory
+  /** bf16, as `memory.value`: where its rounding is kept, for products that read the weight in BF16; absent: they round it. */
+  readonly rounded?: Tensor | undefined
   readonly recipe: ResolvedRecipe
   readonly state: LinearState
   /** f32[roles, 2]: receives the largest magnitude, and 1 if a value was not finite, of what was last quantised in each role. */
@@ -103,7 +103,7 @@ export class Linear {
   readonly statistics: Tensor
   readonly #options: LinearOptions
   readonly #stores: { readonly forward: Store; readonly backward: Store }
-  readonly #copy: WorkingCopy
+  readonly copy: WorkingCopy
   /** Of the weight's images along the inputs, for fprop, and along the outputs, for dgrad. */
   readonly panels: { readonly row: Panels; readonly column: Panels }
   #recipe: ResolvedRecipe
@@ -122,7 +122,7 @@ export class Linear {
     this.weight = weight
     this.statistics = statistics
     this.#options = options
-    this.#copy = new WorkingCopy(memory.value, state.keepsCopies === true)
+    this.copy = new WorkingCopy(memory.value, options.rounded)
     const keepsPanels = state.keepsPanels === true
     this.panels = { row: new Panels(keepsPanels), column: new Panels(keepsPanels) }
     this.#recipe = recipe
@@ -141,7 +141,7 @@ export class Linear {
     if (recipe === this.#recipe) return
     this.#recipe = recipe
     this.#padded = this.#pad()
-    this.#dropImages()
+    this.dropImages()
   }
 
   /** Columns of the output; those beyond the weight's rows are zero. */
@@ -173,17 +173,17 @@ export class Linear {
   }
 
   /** The weight as an operand that is not quantised, [outputs, inputs]: BF16 only where it is wanted so. */
-  plain(tape: Tape, operand: Operand): Tensor {
-    return operand === 'bf16' ? this.#copy.operand(tape).part(0, this.value.shape) : this.value
+  plain(operand: Operand): Tensor {
+    return operand === 'bf16' ? this.copy.operand().part(0, this.value.shape) : this.value
   }
 
   /** What is made of the weight is made anew at its next use. */
   weightChanged(): void {
-    this.#copy.weightChanged()
-    this.#dropImages()
+    this.copy.weightChanged()
+    this.dropImages()
   }
 
-  #dropImages(): void {
+  dropImages(): void {
     this.#forward = undefined
     this.#backward = undefined
     for (const panels of Object.values(this.panels)) panels.drop()
@@ -268,7 +268,7 @@ function forwardWeight(tape: Tape, layer: Linear): Source {
   const { b } = layer.recipe.fprop
   return isQuantized(b)
     ? { image: layer.forwardImages(tape).row, panels: layer.panels.row }
-    : plain(layer.plain(tape, b), false, b)
+    : plain(layer.plain(b), false, b)
 }
 
 /** The weight as dgrad reads it, along the outputs. */
@@ -277,7 +277,7 @@ function backwardWeight(tape: Tape, layer: Linear): Source {
   if (readsValues(dgrad)) return plain(layer.forwardValues(tape), true, dgrad.a)
   if (dgrad.b === 'forward') return { image: layer.forwardImages(tape).column!, panels: layer.panels.column }
   if (isQuantized(dgrad.b)) return { image: layer.backwardImage(tape, dgrad.b), panels: layer.panels.column }
-  return plain(layer.plain(tape, dgrad.b), true, dgrad.b)
+  return plain(layer.plain(dgrad.b), true, dgrad.b)
 }
 
 /** What is kept of x for wgrad. */

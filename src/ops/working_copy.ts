@@ -1,38 +1,43 @@
+import { cast } from '../kernels/cast/cast.ts'
+import type { ResolvedRecipe } from '../recipes/resolve.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import { castTo } from './image.ts'
-import { Store } from './store.ts'
-import type { Tape } from './tape.ts'
+
+/** Whether a product reads the weight in BF16, unquantised. */
+export const readsBf16 = ({ fprop, dgrad }: ResolvedRecipe): boolean => fprop.b === 'bf16' || dgrad.b === 'bf16'
 
 /**
- * A weight as products read it that round their operands to BF16. Where activations are BF16 it is rounded once between two steps of the
- * optimizer and kept, if there is memory for that; else each product rounds it as it reads it.
+ * A weight as products read it that round their operands to BF16: a copy that is kept rounded, if there is memory for it; else each product
+ * rounds the weight as it reads it. The optimizer brings the copy up to date with the weight.
  */
 export class WorkingCopy {
   readonly #value: Tensor
-  readonly #store: Store | undefined
-  #rounded: Tensor | undefined
+  readonly #rounded: Tensor | undefined
+  #current = false
 
   /**
    * @param value f32, the weight.
-   * @param kept whether 2 bytes a weight may outlive steps.
+   * @param rounded bf16, of its shape: memory of the copy, where activations are BF16.
    */
-  constructor(value: Tensor, kept: boolean) {
+  constructor(value: Tensor, rounded: Tensor | undefined) {
     this.#value = value
-    this.#store = kept ? new Store(value.backend) : undefined
+    this.#rounded = rounded
   }
 
-  /** The weight rounded to BF16 if that is kept, else the weight itself. */
-  operand(tape: Tape): Tensor {
-    if (!this.#store || tape.activations !== 'bf16') return this.#value
-    if (!this.#rounded) {
-      this.#store.rewind()
-      this.#rounded = castTo(tape.backend, this.#store.allocate, this.#value, 'bf16')
-    }
-    return this.#rounded
+  /** The copy if there is one, else the weight itself. */
+  operand(): Tensor {
+    this.refresh()
+    return this.#rounded ?? this.#value
   }
 
-  /** The weight is rounded anew at its next use. */
+  /** Rounds the weight if it has changed otherwise than by the optimizer. */
+  refresh(): void {
+    if (this.#current || !this.#rounded) return
+    const n = [this.#value.size]
+    this.#value.backend.run(cast, { y: this.#rounded.view(n), x: this.#value.view(n) })
+    this.#current = true
+  }
+
   weightChanged(): void {
-    this.#rounded = undefined
+    this.#current = false
   }
 }

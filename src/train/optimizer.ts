@@ -1,8 +1,9 @@
 import type { RunConfig } from '../config/schema.ts'
-import { adamw, adamwFlags } from '../kernels/adamw/adamw.ts'
+import { adamw, adamwFlags, uncopied } from '../kernels/adamw/adamw.ts'
 import { gradientStatistics } from '../kernels/gradient_statistics/gradient_statistics.ts'
 import { control, optimizerControl } from '../kernels/optimizer_control/optimizer_control.ts'
 import type { Parameters } from '../model/parameters.ts'
+import type { WorkingCopies } from '../model/working_copies.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { persistentTensor, sizeOf, type Tensor } from '../tensor/tensor.ts'
 
@@ -27,12 +28,14 @@ export class Optimizer {
   readonly #parameters: Parameters
   readonly #config: RunConfig['optimizer']
   readonly #flags: Tensor
+  readonly #copies: { readonly rounded: Tensor; readonly places: Tensor } | undefined
   readonly #ends: Tensor
   readonly #statistics: Tensor
   readonly #schedule: Tensor
   readonly #control: Tensor
 
-  constructor(parameters: Parameters, config: RunConfig['optimizer']) {
+  /** @param copies of weights, which an update brings up to date. */
+  constructor(parameters: Parameters, config: RunConfig['optimizer'], copies?: WorkingCopies) {
     const { backend, size } = parameters.value
     const persistent = (dtype: DType, shape: readonly number[]): Tensor => persistentTensor(backend, dtype, shape)
     this.#parameters = parameters
@@ -46,6 +49,11 @@ export class Optimizer {
       flags.fill(own, offset / 16, bounds[i]! / 16)
     }
     this.#flags = persistent('u8', [size / 16]).write(flags)
+    if (copies) {
+      const places = new Uint32Array(size / 16).fill(uncopied)
+      for (const { from, to, groups } of copies.spans) for (let i = 0; i < groups; i++) places[from + i] = to + i
+      this.#copies = { rounded: copies.rounded, places: persistent('u32', [size / 16]).write(places) }
+    }
     this.#ends = persistent('u32', [all.length]).write(Uint32Array.from(bounds, end => end / 16))
     this.#statistics = persistent('f32', [all.length, 4])
     this.#schedule = persistent('f32', [2])
@@ -81,6 +89,7 @@ export class Optimizer {
       v: this.moments.second,
       g: gradient,
       flags: this.#flags,
+      ...this.#copies,
       control: this.#control,
       beta1,
       beta2,

@@ -66,7 +66,7 @@ export class Trainer {
     this.config = config
     this.#isEmpty = options.empty ?? false
     this.model = createModel(config, backend, options)
-    this.optimizer = new Optimizer(this.model.parameters, config.optimizer)
+    this.optimizer = new Optimizer(this.model.parameters, config.optimizer, this.model.copies)
     const rowOptions = { sequence, microBatch, boundaries }
     const order = { mixture: mixtureOf(config.data, config.steps, batch), seed: config.seed, batch }
     this.sampler = new Sampler(corpus.sources, corpus.tokenizer, order, rowOptions)
@@ -149,7 +149,7 @@ export class Trainer {
       model.watch(undefined)
     }
     optimizer.update(this.#found.view([this.#found.size / 2, 2]))
-    model.weightsChanged()
+    model.weightsUpdated()
   }
 
   /** By micro-batch, in the order in which operands were made: the first is where it began. */

@@ -36,5 +36,6 @@ export function restoreWeights(model: Model, { files, state }: Checkpoint, progr
   const tensors = model.parameters.all.map(({ name, value }) => toBackend(name, value))
   const what = `reading the weights of step ${state.step}`
   restoreTensors(files.model!, tensors, (...told) => progress?.(...told, what))
+  model.weightsChanged()
   model.beginStep(Math.max(0, state.step - 1))
 }

@@ -5,6 +5,7 @@ namespace {
 
 // adamwFlags of adamw.ts.
 constexpr int decays = 1, cleared = 2;
+constexpr uint32_t uncopied = 0xffffffffu;
 
 struct Step {
   float rate, inverse1, inverse2, factor, beta1, beta2, eps;
@@ -33,6 +34,9 @@ static void run_adamw(const adamw_args& a) {
       const int64_t at = from * 16, n = (to - from) * 16;
       update(a.w + at, a.m + at, a.v + at, a.g + at, n, a.flags[from] & decays ? a.weight_decay : 0.0f, step);
       if (a.flags[from] & cleared) memset(a.g + at, 0, (size_t)n * 4);
+      for (int64_t group = from; a.places && group < to; group++)
+        if (a.places[group] != uncopied)
+          for (int64_t l = 0; l < 16; l++) store(a.rounded + (int64_t)a.places[group] * 16 + l, a.w[group * 16 + l]);
     }
   });
 }

@@ -3,6 +3,7 @@
 
 // adamwFlags of adamw.ts.
 static constexpr int decays = 1, cleared = 2;
+static constexpr uint32_t uncopied = 0xffffffffu;
 
 __device__ void run_adamw(const adamw_args& a) {
   if (a.control[5] == 0.0f) return;
@@ -31,12 +32,17 @@ __device__ void run_adamw(const adamw_args& a) {
       reinterpret_cast<float4*>(a.v)[u] = v;
       reinterpret_cast<float4*>(a.w)[u] = w;
       if (flags & cleared) reinterpret_cast<float4*>(a.g)[u] = make_float4(0, 0, 0, 0);
+      if (!a.places) continue;
+      const uint32_t place = a.places[u >> 2];
+      if (place != uncopied)
+        reinterpret_cast<uint2*>(a.rounded)[(int64_t)place * 4 + (u & 3)] = make_uint2(pack_bf16(w.x, w.y), pack_bf16(w.z, w.w));
     }
   }
   GRID_LOOP(u, a.n - done) {
     const int64_t i = done + u;
     update(a.g[i], a.m[i], a.v[i], a.w[i], a.flags[i >> 4]);
     if (a.flags[i >> 4] & cleared) a.g[i] = 0.0f;
+    if (a.places && a.places[i >> 4] != uncopied) store(a.rounded + (int64_t)a.places[i >> 4] * 16 + (i & 15), a.w[i]);
   }
 }
 EXPORT_CUDA(adamw)

@@ -1,9 +1,11 @@
-import { defineKernel, f32, inout, input } from '../../tensor/kernel.ts'
+import { defineKernel, f32, inout, input, optional } from '../../tensor/kernel.ts'
 
 const r = Math.fround
 
 /** What happens to the elements 16 i .. 16 i + 15: bits of flags[i]. */
 export const adamwFlags = { decays: 1, cleared: 2 }
+/** In place of a place: 16 elements without a copy. */
+export const uncopied = 0xffffffff
 
 const withControl =
   (rate: number, t: number, factor: number, finite: number) =>
@@ -20,7 +22,8 @@ const scalars = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
  *   g' = clip factor * g          m = beta1 m + (1 - beta1) g'          v = beta2 v + (1 - beta2) g'^2
  *   w -= learning rate * (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay * w)
  *
- * Weight decay is left out where flags[i / 16] lacks `decays`; where it has `cleared`, g is set to zero in the same pass. Nothing at all
+ * Weight decay is left out where flags[i / 16] lacks `decays`; where it has `cleared`, g is set to zero in the same pass. Where `places`
+ * is given, elements 16 p .. 16 p + 15 of `rounded` receive the BF16 rounding of 16 weights, p being places[i / 16] if not `uncopied`. Nothing at all
  * happens where control says that gradients are not finite. FP32, rounded after every operation: the result is the same to the bit everywhere.
  */
 export const adamw = defineKernel({
@@ -31,13 +34,15 @@ export const adamw = defineKernel({
     v: inout('f32', 'n'),
     g: inout('f32', 'n'),
     flags: input('u8', 'n/16'),
+    rounded: optional(inout('bf16', 'copied')),
+    places: optional(input('u32', 'n/16')),
     control: input('f32', 8),
     beta1: f32,
     beta2: f32,
     eps: f32,
     weight_decay: f32,
   },
-  reference({ w, m, v, g, flags, control, beta1, beta2, eps, weight_decay }, { n }) {
+  reference({ w, m, v, g, flags, rounded, places, control, beta1, beta2, eps, weight_decay }, { n }) {
     if (control[5] === 0) return
     const rate = control[0]!
     const inverse1 = r(1 / control[1]!)
@@ -52,11 +57,22 @@ export const adamw = defineKernel({
       const shrink = flags[i >> 4]! & adamwFlags.decays ? r(r(weight_decay) * w[i]!) : 0
       w[i] = w[i]! - r(rate * r(step + shrink))
       if (flags[i >> 4]! & adamwFlags.cleared) g[i] = 0
+      if (places && places[i >> 4] !== uncopied) rounded![16 * places[i >> 4]! + (i & 15)] = w[i]!
     }
   },
   cases: [
     { dims: { n: 16 }, scalars, inputs: withControl(1e-3, 1, 1, 1) },
     { dims: { n: 16 * 1301 }, scalars, inputs: withControl(1e-3, 10, 0.25, 1) },
+    {
+      name: 'copies of some weights, in another order',
+      dims: { n: 16 * 1301, copied: 16 * 650 },
+      scalars,
+      with: ['rounded', 'places'],
+      inputs: dims => ({
+        ...withControl(1e-3, 10, 0.25, 1)(dims),
+        places: Uint32Array.from({ length: 1301 }, (_, i) => (i % 2 ? 649 - (i - 1) / 2 : uncopied)),
+      }),
+    },
     { name: 'not finite', dims: { n: 48 }, scalars, inputs: withControl(1e-3, 1, 1, 0) },
     { dims: { n: 2 ** 22 }, scalars, inputs: withControl(1e-3, 10, 0.25, 1), bench: true },
   ],
