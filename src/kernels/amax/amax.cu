@@ -72,7 +72,7 @@ __device__ inline Found rotated_columns(const bf16* x, int64_t rows, int64_t col
     pair.load_from(x, rows, cols, task / across * 16, task % across * 64 + threadIdx.x % 32 * 2, mapping);
     const Spread spread = pair.spread();
     if (plain) add_pairs(*plain, pair.words);
-#pragma unroll 1
+#pragma unroll
     for (int c = 0; c < 2; c++) {
       float x[16], v[16], largest = 0;
       pair.get(c, x);

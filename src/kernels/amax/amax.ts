@@ -2,6 +2,7 @@ import { rotate, transpose } from '../../formats/hadamard.ts'
 import { Stream } from '../../formats/philox.ts'
 import { amaxOf, amaxOfRows } from '../../formats/quantize.ts'
 import { type Dims, defineKernel, i32, input, optional, output } from '../../tensor/kernel.ts'
+import { fewBlocks } from '../shared/blocks.ts'
 import { mapped, mappingArgs } from '../shared/mapping.ts'
 
 /**
@@ -31,6 +32,7 @@ export const amax = defineKernel({
     { dims: { rows: 2048, cols: 1024 }, bench: true },
   ],
   tolerance: 0,
+  cuda: fewBlocks(528),
 })
 
 function withValue({ rows, cols }: Dims, value: number, at: number): Float32Array {
@@ -76,6 +78,7 @@ export const amaxRotated = defineKernel({
     { dims: { rows: 2048, cols: 1024, sign_words: 4 }, scalars: { hadamard: 16, columns: 1 }, bench: true },
   ],
   tolerance: 0,
+  cuda: fewBlocks(528),
 })
 
 /** `amax` of x as mapped, and as amax_t that of the same rotated along the rows of each column if `hadamard` is not 0, in one pass over x. */
@@ -141,6 +144,7 @@ export const amaxBoth = defineKernel({
     },
   ],
   tolerance: 0,
+  cuda: fewBlocks(528),
 })
 
 /**

@@ -17,6 +17,7 @@ import {
   type TensorArg,
   u32,
 } from '../../tensor/kernel.ts'
+import { fewBlocks } from '../shared/blocks.ts'
 import { mapped, mappingArgs } from '../shared/mapping.ts'
 import { type Layout, maps, quantizeCases, rounds } from './cases.ts'
 import { fp8Launches } from './quantize_fp8.cuda.ts'
@@ -54,6 +55,7 @@ const rows: readonly Row[] = [
     symbol: 'nvfp4',
     // scale_order 0 q6, 1 m6; four_over_six 0 off, 1 mae, 2 mse; per_row 1: amax is one for each row of the image.
     scalars: { limit: f32, bound: f32, scale_order: i32, four_over_six: i32, per_row: i32 },
+    cuda: layout => fewBlocks(layout === 'both' ? 660 : 528),
   },
   { format: 'mxfp4', symbol: 'mxfp4', scalars: { limit: f32, floor: i32 } },
   { format: 'mxfp8', symbol: 'mxfp8', scalars: { limit: f32, floor: i32 } },
