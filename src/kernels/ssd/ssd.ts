@@ -206,6 +206,7 @@ function cudaBf16(backward: boolean): Passes {
       const group = matrix(CHUNK, stateCols)
       const rows = matrix(CHUNK, headCols)
       const states = matrix(headCols, stateCols)
+      const found = notes(9 + headCols / 8) + 4 * 16
       const slab = Math.min(CHUNK, headCols)
       const decays = { entry: 'chunk_decays', grid: [chunks, Math.ceil(heads / 4)], block: threads } as const
       const stateSlab = stateCols % 64 === 0 ? 64 : 32
@@ -229,10 +230,10 @@ function cudaBf16(backward: boolean): Passes {
         decays,
         { entry: 'chunk_states', ...passing },
         {
-          entry: 'chunk_inputs',
+          entry: headCols > 48 ? 'wide_chunk_inputs' : 'chunk_inputs',
           grid: [chunks, groups],
-          block: threads,
-          shared: 2 * group + (size > 4096 ? 1 : 2) * (2 * (rows + states) + notes(4)),
+          block: headCols > 48 ? 512 : 384,
+          shared: 2 * group + matrix(10 * 16, 16) + found + (size > 3072 ? 1 : 2) * (2 * (rows + states) + notes(4)),
         },
         {
           entry: 'chunk_projections',

@@ -110,19 +110,17 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
         within.add_product(weights[j], v);
       }
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int r = row_of(i);
-        if (r >= chunk.length) continue;
-        bf16* const to = a.y + (chunk.row + r) * s.inner + head * s.head_dim;
+      for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int j = 0; j < 2; j++) {
-          const int column = p + column_of(j);
-          const float2 own = x.pair(r, column);
-          write_pair(to, column, s.head_dim, fmaf(skip, own.x, fmaf(enter[i], through.v[j][2 * i], within.v[j][2 * i])),
-                     fmaf(skip, own.y, fmaf(enter[i], through.v[j][2 * i + 1], within.v[j][2 * i + 1])), s.pairs, false);
+          const float2 own = x.pair(row_of(i), p + column_of(j));
+          float* const y = within.v[j] + 2 * i;
+          y[0] = fmaf(skip, own.x, fmaf(enter[i], through.v[j][2 * i], y[0]));
+          y[1] = fmaf(skip, own.y, fmaf(enter[i], through.v[j][2 * i + 1], y[1]));
         }
-      }
+      write_square(within, a.y + (chunk.row + warp * 16) * s.inner + head * s.head_dim + p, s.inner, chunk.length - warp * 16, s.head_dim - p,
+                   s.fours, false);
     }
   }
 }
-EXPORT_CUDA_BF16_ENTRY(ssd, chunk_outputs, 128)
+EXPORT_CUDA_BF16_ENTRY(ssd, chunk_outputs, 128, 4)

@@ -31,8 +31,8 @@ struct Sizes {
   int64_t rows, sequence, channels, inner;
   // Chunks in a sequence and in all; columns of a head and a state rounded up so that rows in shared memory are whole.
   int chunks, all_chunks, groups, heads, per_group, head_dim, state, head_cols, state_cols;
-  // Whether rows of activations can be copied 16 bytes at a time, and results stored two elements at a time.
-  bool whole, pairs;
+  // Whether rows of activations can be copied 16 bytes at a time, and results stored four elements at a time.
+  bool whole, fours;
 
   template <class Args> __device__ explicit Sizes(const Args& a) {
     rows = a.rows;
@@ -49,7 +49,7 @@ struct Sizes {
     head_cols = (head_dim + 15) / 16 * 16;
     state_cols = (state + 31) / 32 * 32;
     whole = (channels | head_dim | state) % 8 == 0 && (reinterpret_cast<uint64_t>(a.xbc) & 15) == 0;
-    pairs = (channels | head_dim | state) % 2 == 0;
+    fours = (channels | head_dim | state) % 4 == 0;
   }
   __device__ int64_t state_size() const { return (int64_t)head_cols * state_cols; }
 };
@@ -151,17 +151,40 @@ __device__ inline float sum_of_lanes(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// Two elements of a result, those before column `cols`, added to what is there if `accumulate`.
-__device__ inline void write_pair(bf16* to, int c, int cols, float x, float y, bool pairs, bool accumulate) {
-  if (pairs) {
-    if (c >= cols) return;
-    uint32_t* const out = reinterpret_cast<uint32_t*>(to + c);
-    const uint32_t old = accumulate ? *out : 0;
-    *out = accumulate ? pack_bf16(float_of(old << 16) + x, float_of(old & 0xffff0000u) + y) : pack_bf16(x, y);
-    return;
+// A square to the leading rows and columns of a matrix in global memory, added to what is there if `accumulate`. All lanes; where it can, four elements at
+// a time: a lane gives its neighbour one half of its two columns and takes the other, so that a row's 16 columns are written in whole sectors.
+__device__ inline void write_square(const Square& x, bf16* to, int64_t stride, int rows, int cols, bool fours, bool accumulate) {
+  const int lane = lane_of();
+  const bool odd = lane & 1;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int r = lane / 4 + 8 * i;
+    bf16* const out = to + r * stride;
+    if (!fours) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const int c = column_of(e / 2) + e % 2;
+        if (r < rows && c < cols) store_rounded(out + c, accumulate ? load(out + c) + x.v[e / 2][2 * i + e % 2] : x.v[e / 2][2 * i + e % 2]);
+      }
+      continue;
+    }
+    float four[4];
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const float first = x.v[0][2 * i + e], second = x.v[1][2 * i + e], got = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
+      four[e] = odd ? got : first;
+      four[2 + e] = odd ? second : got;
+    }
+    const int c = odd ? 6 + 2 * (lane % 4) : 2 * (lane % 4);
+    if (r >= rows || c >= cols) continue;
+    uint2* const words = reinterpret_cast<uint2*>(out + c);
+    if (accumulate) {
+      const uint2 old = *words;
+      four[0] += float_of(old.x << 16), four[1] += float_of(old.x & 0xffff0000u);
+      four[2] += float_of(old.y << 16), four[3] += float_of(old.y & 0xffff0000u);
+    }
+    *words = make_uint2(pack_bf16(four[0], four[1]), pack_bf16(four[2], four[3]));
   }
-  if (c < cols) store_rounded(to + c, accumulate ? load(to + c) + x : x);
-  if (c + 1 < cols) store_rounded(to + c + 1, accumulate ? load(to + c + 1) + y : y);
 }
 
 __device__ inline void copy_sixteen(void* to, const void* from, bool valid) {
@@ -191,13 +214,11 @@ struct Units {
     bf16* out = to.at(row, column);
     if (!whole) {
 #pragma unroll 1
-      for (int i = 8 * row; i < 8 * rows; i++) {
-        out->bits = i / 8 < valid_rows && column + i % 8 < valid_cols ? from->bits : 0;
-        from++, out++;
-        if (i % 8 != 7) continue;
-        i += 8 * (step - 1);
-        from += step * stride - 8;
-        out += step * to.pitch - 8;
+      for (int r = row; r < rows; r += step) {
+#pragma unroll 1
+        for (int i = 0; i < 8; i++) out[i].bits = r < valid_rows && column + i < valid_cols ? from[i].bits : 0;
+        from += step * stride;
+        out += step * to.pitch;
       }
       return;
     }
@@ -280,7 +301,7 @@ __device__ void pass_slab(const Args& a, const Sizes& s, const Work& work, const
   const Units u_units(cols), v_units(Slab);
   const bf16* const v = a.xbc + a.inner + ((Reverse ? s.groups : 0) + head / s.per_group) * s.state + n;
   u += head * s.head_dim + p;
-  bf16* out = (Reverse ? work.dstates : work.states) + head * s.state_size() + (int64_t)(p + row + lane / 4) * s.state_cols + n;
+  bf16* out = (Reverse ? work.dstates : work.states) + head * s.state_size() + (int64_t)(p + row) * s.state_cols + n;
 
   const auto memory_of = [&](int i) { return reinterpret_cast<char*>(shared_memory) + i % STATE_STAGES * stage_bytes; };
   const auto number_of = [&](int i) { return Reverse ? s.chunks - 1 - i : i; };
@@ -312,11 +333,7 @@ __device__ void pass_slab(const Args& a, const Sizes& s, const Work& work, const
     bf16* const to = out + (int64_t)(sequence * s.chunks + number) * s.heads * s.state_size();
     if (p + row < s.head_cols)
 #pragma unroll
-      for (int j = 0; j < Slab / 8; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-          *reinterpret_cast<uint32_t*>(to + 8 * half * s.state_cols + column_of(j)) =
-              pack_bf16(sums[j / 2].v[j % 2][2 * half], sums[j / 2].v[j % 2][2 * half + 1]);
+      for (int j = 0; j < Slab / 16; j++) write_square(sums[j], to + 16 * j, s.state_cols, 16, 16, true, false);
     if (i == s.chunks - 1) break;
 
     char* const memory = memory_of(i);
