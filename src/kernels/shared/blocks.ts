@@ -5,8 +5,8 @@ const share = 2048
 const manyBlocks = 4096
 
 /**
- * At most `most` blocks of 256 threads, each of which takes piece after piece of a BF16 matrix [rows, cols] and first prepares what they all need: as
- * many as an H200 holds at once. Other dtypes and rotations than by 16 keep many blocks.
+ * At most `most` blocks of 256 threads, each of which takes piece after piece of a BF16 matrix [rows, cols] and first prepares what they all need:
+ * one to two times as many as an H200 holds at once. Other dtypes and rotations than by 16 keep many blocks.
  */
 export const fewBlocks = (most: number): CudaKernel => ({
   launches({ rows, cols }, { hadamard = 0 }, { act }) {
