@@ -130,7 +130,7 @@ describe('cuda host code, on libraries that compute on the host', () => {
         'compile rms_norm/rms_norm.cu headers sums_cuda.h cuda.h contracts.h number.h',
         `launch rms_norm_backward_bf16_dx 5,1,1 256,1,1 0 ${slots}`,
         `launch rms_norm_backward_bf16_partial 1,2,1 64,1,1 0 ${slots}`,
-        `launch rms_norm_backward_bf16_dw 1,1,1 256,1,1 0 ${slots}`,
+        `launch rms_norm_backward_bf16_dw 1,1,1 1024,1,1 0 ${slots}`,
       ])
       backend.run(add, {
         y: tensor(backend, 'f32', 5),

@@ -1,8 +1,9 @@
-// Forward and backward of rms_norm.ts. Forward, where a row is made of eights, a thread has eight of its columns and loads them of several rows at
-// once; else a warp has a row. Sums over a row are trees over the lanes of a warp, then over warps in order. dw is summed per group of rows, rows in
-// order, then the groups' partial sums in order.
+// Forward and backward of rms_norm.ts. Where a row is made of eights a thread has eight of its columns, for all rows of its block: their weights
+// and their share of dw stay in registers, and rows are loaded several at once. Other rows are read element by element. A sum over a row is a
+// tree over the lanes of a warp, then over warps in order; dw is summed per group of 32 rows, rows in order, then over the groups.
 #include "sums_cuda.h"
 
+static constexpr int64_t group = 32;
 // The most warps of a block with eights.
 static constexpr int most_warps = 16;
 
@@ -101,166 +102,89 @@ template <class Act> __device__ void rms_norm_rows(const rms_norm_args<Act>& a, 
 }
 EXPORT_CUDA_ACT_ENTRY(rms_norm, rows, 256)
 
-// body(c) by the lanes of a warp for every eighth column of a row.
-template <class Body> __device__ void each_eight(int64_t cols, const Body& body) {
-  for (int64_t c = threadIdx.x % 32 * 8; c < cols; c += 256) body(c);
+// A block has a group of rows.
+template <class Act> __device__ void rms_norm_backward_eights(const rms_norm_backward_args<Act>& a, void* workspace) {
+  // FP32 takes twice the registers.
+  constexpr int rows = sizeof(Act) == 2 ? 4 : 2;
+  __shared__ float parts[2][most_warps][rows];
+  const int64_t c = threadIdx.x * 8, begin = blockIdx.x * group, end = begin + group < a.rows ? begin + group : a.rows;
+  const bool mine = c < a.cols;
+  Eight w{}, sums{};
+  if (mine) w = load_eight(a.w + c);
+  int turn = 0;
+  for (int64_t first = begin; first < end; first += rows, turn ^= 1) {
+    const int64_t at = first * a.cols + c;
+    Packed<Act> xs[rows] = {}, gs[rows] = {}, before[rows] = {};
+    float inverse[rows] = {}, dots[rows] = {};
+#pragma unroll
+    for (int i = 0; i < rows; i++) {
+      if (!mine || first + i >= end) continue;
+      xs[i].load_from(a.x + at + i * a.cols);
+      gs[i].load_from(a.dy + at + i * a.cols);
+      if (a.accumulate) before[i].load_from(a.dx + at + i * a.cols);
+      inverse[i] = a.inverse[first + i];
+    }
+#pragma unroll
+    for (int i = 0; i < rows; i++) {
+      const Eight x = xs[i].get(), g = gs[i].get();
+#pragma unroll
+      for (int k = 0; k < 8; k++) {
+        const float n = x.v[k] * inverse[i];
+        dots[i] = fmaf(g.v[k] * w.v[k], n, dots[i]);
+        sums.v[k] = fmaf(g.v[k], n, sums.v[k]);
+      }
+    }
+    sums_of_block(dots, parts[turn]);
+#pragma unroll
+    for (int i = 0; i < rows; i++) {
+      if (!mine || first + i >= end) continue;
+      const float mean = dots[i] / (float)a.cols;
+      const Eight x = xs[i].get(), g = gs[i].get(), old = before[i].get();
+      Eight out;
+#pragma unroll
+      for (int k = 0; k < 8; k++) {
+        const float value = inverse[i] * (g.v[k] * w.v[k] - x.v[k] * inverse[i] * mean);
+        out.v[k] = a.accumulate ? old.v[k] + value : value;
+      }
+      store_eight(a.dx + at + i * a.cols, out);
+    }
+  }
+  if (mine) store_eight(static_cast<float*>(workspace) + blockIdx.x * a.cols + c, sums);
 }
+EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, eights, 512)
 
-template <class Act> __device__ bool rows_in_eights(int64_t cols, const Act* x, const Act* y, const float* w) {
-  return cols % 8 == 0 && in_sixteens(x, y, w);
-}
-
+// A warp has a row.
 template <class Act> __device__ void rms_norm_backward_dx(const rms_norm_backward_args<Act>& a, void*) {
   const int lane = threadIdx.x % 32;
-  const int64_t warps = (int64_t)gridDim.x * blockDim.x / 32;
-  const bool eights = rows_in_eights(a.cols, a.x, a.dy, a.w) && in_sixteens(a.dx);
-  for (int64_t r = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32; r < a.rows; r += warps) {
-    const Act *const x = a.x + r * a.cols, *const dy = a.dy + r * a.cols;
-    Act* const dx = a.dx + r * a.cols;
-    const float inverse = a.inverse[r];
-    float dot = 0;
-    if (eights) each_eight(a.cols, [&](int64_t c) {
-        const Eight e = load_eight(x + c), g = load_eight(dy + c), w = load_eight(a.w + c);
-        for (int i = 0; i < 8; i++) dot = fmaf(g.v[i] * w.v[i], e.v[i] * inverse, dot);
-      });
-    else for (int64_t c = lane; c < a.cols; c += 32) dot = fmaf(load(dy + c) * a.w[c], load(x + c) * inverse, dot);
-    const float mean = sum_of_warp(dot) / (float)a.cols;
-    if (eights) each_eight(a.cols, [&](int64_t c) {
-        const Eight e = load_eight(x + c), g = load_eight(dy + c), w = load_eight(a.w + c);
-        Eight out{};
-        if (a.accumulate) out = load_eight((const Act*)dx + c);
-        for (int i = 0; i < 8; i++) {
-          const float value = inverse * (g.v[i] * w.v[i] - e.v[i] * inverse * mean);
-          out.v[i] = a.accumulate ? out.v[i] + value : value;
-        }
-        store_eight(dx + c, out);
-      });
-    else for (int64_t c = lane; c < a.cols; c += 32) {
-        const float value = inverse * (load(dy + c) * a.w[c] - load(x + c) * inverse * mean);
-        store(dx + c, a.accumulate ? load(dx + c) + value : value);
-      }
+  const int64_t r = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32;
+  if (r >= a.rows) return;
+  const Act *const x = a.x + r * a.cols, *const dy = a.dy + r * a.cols;
+  Act* const dx = a.dx + r * a.cols;
+  const float inverse = a.inverse[r];
+  float dot = 0;
+  for (int64_t c = lane; c < a.cols; c += 32) dot = fmaf(load(dy + c) * a.w[c], load(x + c) * inverse, dot);
+  const float mean = sum_of_warp(dot) / (float)a.cols;
+  for (int64_t c = lane; c < a.cols; c += 32) {
+    const float value = inverse * (load(dy + c) * a.w[c] - load(x + c) * inverse * mean);
+    store(dx + c, a.accumulate ? load(dx + c) + value : value);
   }
 }
 EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, dx, 256)
 
-static constexpr int64_t group = 32;
-
-// One thread has eight columns of a group of rows.
+// A thread has a column of a group of rows.
 template <class Act> __device__ void rms_norm_backward_partial(const rms_norm_backward_args<Act>& a, void* workspace) {
-  const int64_t c = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * 8, begin = blockIdx.y * group;
+  const int64_t c = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, begin = blockIdx.y * group;
   if (c >= a.cols) return;
   const int64_t end = begin + group < a.rows ? begin + group : a.rows;
-  float* const to = static_cast<float*>(workspace) + blockIdx.y * a.cols + c;
-  float sums[8] = {};
-  if (rows_in_eights(a.cols, a.x, a.dy, static_cast<const float*>(workspace))) {
+  float sum = 0;
 #pragma unroll 4
-    for (int64_t r = begin; r < end; r++) {
-      const Eight g = load_eight(a.dy + r * a.cols + c), e = load_eight(a.x + r * a.cols + c);
-      const float inverse = a.inverse[r];
-      for (int i = 0; i < 8; i++) sums[i] = fmaf(g.v[i], e.v[i] * inverse, sums[i]);
-    }
-    store_eight(to, Eight{{sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]}});
-    return;
-  }
-  for (int i = 0; i < 8 && c + i < a.cols; i++) {
-    for (int64_t r = begin; r < end; r++)
-      sums[i] = fmaf(load(a.dy + r * a.cols + c + i), load(a.x + r * a.cols + c + i) * a.inverse[r], sums[i]);
-    to[i] = sums[i];
-  }
+  for (int64_t r = begin; r < end; r++) sum = fmaf(load(a.dy + r * a.cols + c), load(a.x + r * a.cols + c) * a.inverse[r], sum);
+  static_cast<float*>(workspace)[blockIdx.y * a.cols + c] = sum;
 }
 EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, partial, 64)
 
-// Both at once for rows of up to 8192 columns in eights, which are read once: a row is spread over one warp of a block or several, which keep up to four
-// eights a lane in registers; a block has a group of rows, whose sums are added in the order of the rows that it has at a time.
-static constexpr int most_eights = 4;
-
-template <class Act> __device__ void rms_norm_backward_group(const rms_norm_backward_args<Act>& a, void* workspace) {
-  __shared__ __align__(16) float totals[8 * 256 * most_eights];
-  __shared__ float dots[2][8];
-  const int cols = (int)a.cols;
-  int across = 1;
-  while (across * 256 * most_eights < cols) across *= 2;
-  const int lanes = 32 * across, lane = threadIdx.x % lanes, number = threadIdx.x / lanes, numbers = 8 / across;
-  const int64_t begin = blockIdx.x * group, end = begin + group < a.rows ? begin + group : a.rows;
-  Eight sums[most_eights] = {};
-  int turn = 0;
-  for (int64_t r = begin + number; r < end; r += numbers) {
-    const Act *const x = a.x + r * a.cols, *const dy = a.dy + r * a.cols;
-    Act* const dx = a.dx + r * a.cols;
-    const float inverse = a.inverse[r];
-    Packed<Act> xs[most_eights], gs[most_eights];
-    float dot = 0;
-#pragma unroll
-    for (int k = 0; k < most_eights; k++) {
-      const int c = 8 * (lanes * k + lane);
-      if (c >= cols) continue;
-      xs[k].load_from(x + c);
-      gs[k].load_from(dy + c);
-    }
-#pragma unroll
-    for (int k = 0; k < most_eights; k++) {
-      const int c = 8 * (lanes * k + lane);
-      if (c >= cols) continue;
-      const Eight e = xs[k].get(), g = gs[k].get(), w = load_eight(a.w + c);
-#pragma unroll
-      for (int i = 0; i < 8; i++) {
-        const float product = g.v[i] * e.v[i];
-        dot = fmaf(product, w.v[i], dot);
-        sums[k].v[i] = fmaf(product, inverse, sums[k].v[i]);
-      }
-    }
-    dot = sum_of_warp(dot);
-    if (across > 1) {
-      if (threadIdx.x % 32 == 0) dots[turn][threadIdx.x / 32] = dot;
-      asm volatile("bar.sync %0, %1;" ::"r"(number + 1), "r"(lanes) : "memory");
-      dot = 0;
-      for (int w = 0; w < across; w++) dot += dots[turn][number * across + w];
-      turn ^= 1;
-    }
-    const float slope = -inverse * inverse * inverse * dot / (float)a.cols;
-#pragma unroll
-    for (int k = 0; k < most_eights; k++) {
-      const int c = 8 * (lanes * k + lane);
-      if (c >= cols) continue;
-      const Eight e = xs[k].get(), g = gs[k].get(), w = load_eight(a.w + c);
-      Eight out{};
-      if (a.accumulate) out = load_eight((const Act*)dx + c);
-#pragma unroll
-      for (int i = 0; i < 8; i++) {
-        const float value = fmaf(e.v[i], slope, g.v[i] * w.v[i] * inverse);
-        out.v[i] = a.accumulate ? out.v[i] + value : value;
-      }
-      store_eight(dx + c, out);
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < most_eights; k++)
-    if (const int c = 8 * (lanes * k + lane); c < cols) store_eight(totals + number * cols + c, sums[k]);
-  __syncthreads();
-  float* const to = static_cast<float*>(workspace) + blockIdx.x * a.cols;
-  for (int c = threadIdx.x; c < cols; c += 256) {
-    float sum = totals[c];
-    for (int n = 1; n < numbers; n++) sum += totals[n * cols + c];
-    to[c] = sum;
-  }
-}
-EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, group, 256, 2)
-
-// 32 columns a block; its warps have every eighth group, and are added in order.
 template <class Act> __device__ void rms_norm_backward_dw(const rms_norm_backward_args<Act>& a, void* workspace) {
-  __shared__ float sums[8][32];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t c = blockIdx.x * 32 + lane, groups = (a.rows + group - 1) / group;
-  const float* const partial = static_cast<const float*>(workspace);
-  float sum = 0;
-  if (c < a.cols)
-#pragma unroll 8
-    for (int64_t g = warp; g < groups; g += 8) sum += partial[g * a.cols + c];
-  sums[warp][lane] = sum;
-  __syncthreads();
-  if (warp != 0 || c >= a.cols) return;
-  float total = a.dw[c];
-  for (int w = 0; w < 8; w++) total += sums[w][lane];
-  a.dw[c] = total;
+  each_column_sum<32>(static_cast<const float*>(workspace), (a.rows + group - 1) / group, a.cols,
+                      [&](int64_t c, float sum) { a.dw[c] += sum; });
 }
-EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, dw, 256)
+EXPORT_CUDA_ACT_ENTRY(rms_norm_backward, dw, 1024)

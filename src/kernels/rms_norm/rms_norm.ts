@@ -103,19 +103,20 @@ export const rmsNormBackward = defineKernel({
     { dims: { rows: 133, cols: 257 }, scalars: { accumulate: 0 } },
     { dims: { rows: 75, cols: 2048 }, scalars: { accumulate: 1 } },
     { dims: { rows: 34, cols: 3000 }, scalars: { accumulate: 0 } },
+    { dims: { rows: 34, cols: 4104 }, scalars: { accumulate: 1 } },
     { dims: { rows: 2048, cols: 1024 }, scalars: { accumulate: 1 }, bench: true },
   ],
   tolerance: 2e-6,
   cuda: {
     workspace: ({ rows, cols }) => 4 * Math.ceil(rows! / 32) * cols!,
     launches: ({ rows, cols }) => [
-      ...(cols! % 8 === 0 && cols! <= 8192
-        ? [{ entry: 'group', grid: Math.ceil(rows! / 32), block: 256 }]
+      ...(inEights(cols!)
+        ? [{ entry: 'eights', grid: Math.ceil(rows! / 32), block: threadsOf(cols!) }]
         : [
             { entry: 'dx', grid: Math.ceil(rows! / 8), block: 256 },
-            { entry: 'partial', grid: [Math.ceil(cols! / 512), Math.ceil(rows! / 32)] as const, block: 64 },
+            { entry: 'partial', grid: [Math.ceil(cols! / 64), Math.ceil(rows! / 32)] as const, block: 64 },
           ]),
-      { entry: 'dw', grid: Math.ceil(cols! / 32), block: 256 },
+      { entry: 'dw', grid: Math.ceil(cols! / 32), block: 1024 },
     ],
   },
 })

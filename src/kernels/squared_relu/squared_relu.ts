@@ -1,4 +1,8 @@
+import type { CudaKernel } from '../../tensor/cuda.ts'
 import { defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
+
+/** A thread for every eight elements. */
+const eightEach: CudaKernel = { launches: ({ n }) => [{ grid: Math.ceil(n! / 2048), block: 256 }] }
 
 /** y = max(x, 0)^2 (Primer, So et al. 2021). NaN stays NaN. */
 export const squaredRelu = defineKernel({
@@ -17,6 +21,7 @@ export const squaredRelu = defineKernel({
     { dims: { n: 2 ** 21 }, bench: true },
   ],
   tolerance: 0,
+  cuda: eightEach,
 })
 
 /** dx (+)= 2 max(x, 0) dy; `accumulate` 1 adds to dx, 0 overwrites it. */
@@ -37,4 +42,5 @@ export const squaredReluBackward = defineKernel({
     { dims: { n: 2 ** 21 }, scalars: { accumulate: 0 }, bench: true },
   ],
   tolerance: 0,
+  cuda: eightEach,
 })
