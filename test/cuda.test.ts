@@ -259,11 +259,13 @@ describe('contracts and .cu files', () => {
     const used = new Set<string>()
     for (const kernel of kernels)
       for (const { dims, scalars = {}, with: present = [] } of kernel.cases)
-        for (const [act, outputs, offers] of [
-          ['f32', 'f32', false],
-          ['bf16', 'bf16', false],
-          ['f32', 'bf16', false],
-          ['bf16', 'bf16', true],
+        for (const [act, outputs, offers, device] of [
+          ['f32', 'f32', false, undefined],
+          ['bf16', 'bf16', false, undefined],
+          ['f32', 'bf16', false, undefined],
+          ['bf16', 'bf16', true, undefined],
+          ['f32', 'f32', false, { capability: 90, multiprocessors: 132 }],
+          ['bf16', 'bf16', false, { capability: 90, multiprocessors: 132 }],
         ] as const) {
           const dtypes: Record<string, DType | undefined> = {}
           for (const [name, arg] of Object.entries(kernel.args)) {
@@ -271,7 +273,7 @@ describe('contracts and .cu files', () => {
             if (arg.dtype === 'float') dtypes[name] = arg.access === 'in' ? act : outputs
             else dtypes[name] = arg.dtype === 'act' ? act : arg.dtype
           }
-          const call = { act, dtypes, ...(offers ? { offers: () => true } : {}) }
+          const call = { act, dtypes, ...(device && { device }), ...(offers ? { offers: () => true } : {}) }
           const bytes = kernel.cuda?.workspace?.(dims, scalars, call) ?? 0
           const launches = kernel.cuda?.launches(dims, scalars, call) ?? [{ grid: 1, block: 256 }]
           assert.ok(launches.length > 0, `${kernel.name} launches nothing`)
@@ -286,8 +288,8 @@ describe('contracts and .cu files', () => {
               const threads = ([launch.block].flat() as number[]).reduce((product, n) => product * n, 1)
               assert.ok(threads >= 1 && threads <= 1024, `${name}: ${threads} threads`)
               assert.ok(
-                (launch.shared ?? 0) <= (act === 'bf16' ? 99 : 163) * 1024,
-                `${name}: ${launch.shared} bytes of shared memory, sm_80 has 163 KiB, sm_120 99`,
+                (launch.shared ?? 0) <= (device ? 227 : act === 'bf16' ? 99 : 163) * 1024,
+                `${name}: ${launch.shared} bytes of shared memory, sm_80 has 163 KiB, sm_90 227, sm_120 99`,
               )
               continue
             }

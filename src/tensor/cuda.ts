@@ -3,8 +3,8 @@ import type { Dims } from './kernel.ts'
 
 /**
  * How a kernel runs on an NVIDIA GPU: a list of launches of entry points in its .cu file and of matrix products by cuBLASLt, one after
- * the other on one stream. What the list says may follow from the call's dimensions, scalars and dtypes, and from which products cuBLASLt
- * offers on the device; never from values in memory: a captured step can then be replayed.
+ * the other on one stream. What the list says may follow from the call's dimensions, scalars and dtypes, from the device and from which
+ * products cuBLASLt offers on it; never from values in memory: a captured step can then be replayed.
  *
  * Every entry point takes the argument struct of the contract (contracts.ts) by value and then a pointer to the call's workspace; a kernel
  * exports it with one of the macros of src/kernels/shared/cuda.h. A kernel without `cuda` has one entry point that is right for any
@@ -25,6 +25,8 @@ export interface CudaCall {
   readonly act: Activation
   /** Dtype of every tensor argument; undefined where an optional one is left out. */
   readonly dtypes: Readonly<Record<string, DType | undefined>>
+  /** The GPU; absent: what is launched must run on every one. `capability` is 90 for compute capability 9.0. */
+  readonly device?: { readonly capability: number; readonly multiprocessors: number }
   /** Whether cuBLASLt's heuristic names an algorithm for a product on this device; absent: it has those of f32 and bf16 alone. */
   offers?(product: Product): boolean
 }

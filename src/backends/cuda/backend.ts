@@ -250,7 +250,7 @@ export class CudaBackend implements Backend {
       const scalars: Record<string, number> = {}
       for (const name of loaded.scalars) scalars[name] = given[name] as number
       const offers = (product: Product) => this.#parts.cublasLt.offers(shapeOf(product))
-      const call = { act, dtypes: dtypesOf(given), offers }
+      const call = { act, dtypes: dtypesOf(given), device: this.#parts.driver.device, offers }
       launches = kernel.cuda.launches(dims, scalars as Scalars, call)
       const bytes = kernel.cuda.workspace?.(dims, scalars as Scalars, call) ?? 0
       if (bytes > 0) workspace = this.#workspaceOf(bytes)

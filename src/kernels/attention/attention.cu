@@ -1,6 +1,8 @@
-// attention.ts. With BF16 activations: attention_bf16_cuda.h. With FP32: blocks of 64 queries and 64 keys (tile_cuda.h) and fused multiply-adds,
+// attention.ts. With BF16 activations: attention_hopper_cuda.h and attention_hopper_backward_cuda.h on Hopper, attention_bf16_cuda.h elsewhere. With FP32: blocks of 64 queries and 64 keys (tile_cuda.h) and fused multiply-adds,
 // as there; one entry for heads of up to 64 elements and one for up to 128.
 #include "attention_bf16_cuda.h"
+#include "attention_hopper_backward_cuda.h"
+#include "attention_hopper_cuda.h"
 #include "tile_cuda.h"
 
 // Rows of a block that a sequence still has.
@@ -100,6 +102,11 @@ EXPORT_CUDA_ACT_ENTRY(attention, forward64, 128, 4)
 template <class Act> __device__ void attention_forward128(const attention_args<Act>& a, void*) { attend<128>(a); }
 EXPORT_CUDA_ACT_ENTRY(attention, forward128, 128)
 
+__device__ inline void attention_hopper64(const attention_args<bf16>& a, void*) { attend_hopper<64>(a); }
+EXPORT_CUDA_BF16_ENTRY(attention, hopper64, 384, 1)
+__device__ inline void attention_hopper128(const attention_args<bf16>& a, void*) { attend_hopper<128>(a); }
+EXPORT_CUDA_BF16_ENTRY(attention, hopper128, 384, 1)
+
 // D = dy.y of every row and head, in the workspace; 16 lanes for each, which take 8 elements at a time where both lie so.
 template <class Act> __device__ void attention_backward_dots(const attention_backward_args<Act>& a, void* workspace) {
   float* dots = static_cast<float*>(workspace);
@@ -141,9 +148,14 @@ struct QueryRows {
   }
 };
 
-// s = q k^T and ds = dy v^T become p and p (ds - D); `offset` is the first query's position less the first key's.
-template <class Act>
-__device__ void slopes(Tile<Act, TILE>& s, Tile<Act, TILE>& ds, const QueryRows& rows, int64_t keys, int64_t offset, float scale_log2) {
+// p = exp(q k^T / sqrt(dim) - lse) in s, and p (dy v^T - D) in ds; `offset` is the first query's position less the first key's.
+template <int D, class Act, class Rows>
+__device__ void slopes(Tile<Act, TILE>& s, Tile<Act, TILE>& ds, const Rows& q, const Rows& k, const Rows& dy, const Rows& v, const QueryRows& rows,
+                       int64_t keys, int64_t offset, float scale_log2) {
+  clear(s);
+  clear(ds);
+  s.template multiply<D, AsIs, Transposed>(q, k);
+  ds.template multiply<D, AsIs, Transposed>(dy, v);
 #pragma unroll
   for (int i = 0; i < s.rows; i++) {
     const int r = s.row(i), lowest = (int)(rows.first[r] - keys), highest = (int)(offset + r);
@@ -191,11 +203,7 @@ template <int D> __device__ void attend_keys_f32(const attention_backward_args<f
       dy.load_from(a.dy + row * at.out_row + h * at.dim, at.out_row, queries, at.dim);
       __syncthreads();
       Tile<Act, TILE> s, slope;
-      clear(s);
-      clear(slope);
-      s.template multiply<D, AsIs, Transposed>(q, k);
-      slope.template multiply<D, AsIs, Transposed>(dy, v);
-      slopes(s, slope, rows, keys, begin - keys, at.scale_log2);
+      slopes<D>(s, slope, q, k, dy, v, rows, keys, begin - keys, at.scale_log2);
       each(s, [&](int i, int j, int r, int c) { square.put(r, c, s.v[i][j]); });
       __syncthreads();
       dv.template multiply<TILE, Transposed, AsIs>(square, dy);
@@ -237,11 +245,7 @@ template <int D> __device__ void attend_queries_f32(const attention_backward_arg
     v.load_from(values_at + keys * at.row, at.row, count, at.dim);
     __syncthreads();
     Tile<Act, TILE> s, slope;
-    clear(s);
-    clear(slope);
-    s.template multiply<D, AsIs, Transposed>(q, k);
-    slope.template multiply<D, AsIs, Transposed>(dy, v);
-    slopes(s, slope, rows, keys, begin - keys, at.scale_log2);
+    slopes<D>(s, slope, q, k, dy, v, rows, keys, begin - keys, at.scale_log2);
     each(slope, [&](int i, int j, int r, int c) { ds.put(r, c, slope.v[i][j]); });
     __syncthreads();
     dq.template multiply<TILE, AsIs, AsIs>(ds, k);
@@ -271,3 +275,19 @@ template <class Act> __device__ void attention_backward_queries128(const attenti
   attend_queries<128>(a, static_cast<const float*>(workspace));
 }
 EXPORT_CUDA_ACT_ENTRY(attention_backward, queries128, 128)
+__device__ inline void attention_backward_hopper_keys64(const attention_backward_args<bf16>& a, void* workspace) {
+  attend_keys_hopper<64>(a, static_cast<const float*>(workspace));
+}
+EXPORT_CUDA_BF16_ENTRY(attention_backward, hopper_keys64, 384, 1)
+__device__ inline void attention_backward_hopper_keys128(const attention_backward_args<bf16>& a, void* workspace) {
+  attend_keys_hopper<128>(a, static_cast<const float*>(workspace));
+}
+EXPORT_CUDA_BF16_ENTRY(attention_backward, hopper_keys128, 384, 1)
+__device__ inline void attention_backward_hopper_queries64(const attention_backward_args<bf16>& a, void* workspace) {
+  attend_queries_hopper<64>(a, static_cast<const float*>(workspace));
+}
+EXPORT_CUDA_BF16_ENTRY(attention_backward, hopper_queries64, 384, 1)
+__device__ inline void attention_backward_hopper_queries128(const attention_backward_args<bf16>& a, void* workspace) {
+  attend_queries_hopper<128>(a, static_cast<const float*>(workspace));
+}
+EXPORT_CUDA_BF16_ENTRY(attention_backward, hopper_queries128, 384, 1)

@@ -1,6 +1,5 @@
-import type { CudaCall, Launch } from '../../tensor/cuda.ts'
 import { type Dims, defineKernel, i32, inout, input, output } from '../../tensor/kernel.ts'
-import { TILE, TILE_THREADS, tileBytes, tiles } from '../shared/tiles.ts'
+import { backwardLaunches, forwardLaunches } from './attention.cuda.ts'
 
 /**
  * Causal grouped-query attention of packed sequences (docs/numerics.md, "Block maths"), softmax in FP32.
@@ -88,37 +87,6 @@ const cases = (products: number) =>
     ...(bench && { bench }),
   }))
 
-/**
- * A launch of attention.cu with a block of threads for every 64 rows of every sequence and one of `heads`. In shared memory it keeps `bf16Matrices` of 64
- * rows of a head; with FP32, `fp32Matrices` and if `square` one of 64 x 64.
- */
-function launch(
-  entry: string,
-  heads: number,
-  { bf16Matrices, fp32Matrices, square }: { bf16Matrices: number; fp32Matrices: number; square: boolean },
-  sequence: number,
-  dims: Dims,
-  { act }: CudaCall,
-): Launch {
-  const dim = dims.dim!
-  if (dim > 128) throw new Error(`attention on cuda takes heads of at most 128 elements, got ${dim}`)
-  const width = dim > 64 ? 128 : 64
-  return {
-    entry: `${entry}${width}`,
-    grid: [tiles(sequence), heads, dims.rows! / sequence],
-    block: TILE_THREADS,
-    shared:
-      act === 'bf16'
-        ? bf16Matrices * TILE * width * 2 + notesBytes
-        : fp32Matrices * tileBytes('f32', width) + (square ? tileBytes('f32', TILE) : 0),
-  }
-}
-
-/** What attention_bf16_cuda.h keeps beside matrices. */
-const notesBytes = 2048
-const forwardMemory = { bf16Matrices: 5, fp32Matrices: 3, square: false }
-const backwardMemory = { bf16Matrices: 6, fp32Matrices: 4, square: true }
-
 export const attention = defineKernel({
   name: 'attention',
   args: {
@@ -154,9 +122,7 @@ export const attention = defineKernel({
   })),
   tolerance: 2e-6,
   flops: operations(2),
-  cuda: {
-    launches: (dims, { sequence }, call) => [launch('forward', dims.heads!, forwardMemory, sequence!, dims, call)],
-  },
+  cuda: { launches: forwardLaunches },
 })
 
 /**
@@ -206,10 +172,6 @@ export const attentionBackward = defineKernel({
     // With BF16, probabilities and their gradients are rounded where they enter a product.
     tolerance: { f32: 5e-6, bf16: 1e-3 },
     workspace: ({ rows, heads }) => 4 * rows! * heads!,
-    launches: (dims, { sequence }, call) => [
-      { entry: 'dots', grid: Math.ceil((dims.rows! * dims.heads!) / 16), block: 256 },
-      launch('keys', (dims.columns! - dims.heads!) / 2, backwardMemory, sequence!, dims, call),
-      launch('queries', dims.heads!, backwardMemory, sequence!, dims, call),
-    ],
+    launches: backwardLaunches,
   },
 })

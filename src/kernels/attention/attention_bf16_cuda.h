@@ -1,6 +1,7 @@
-// attention.ts with BF16 activations, on tensor cores (warpgroup_cuda.h). A block of 128 threads owns 64 queries or 64 keys; blocks of 64 of the other kind
-// pass through two buffers in shared memory, one being filled while the other is multiplied. Probabilities and their gradients stay in
-// registers, where the sums of one product become the left operand of the next; they are rounded to BF16 there.
+// attention.ts with BF16 activations on the tensor cores of any GPU (warpgroup_cuda.h); on Hopper it serves what attention_hopper_cuda.h does not. A block of
+// 128 threads owns 64 queries or 64 keys; blocks of 64 of the other kind pass through two buffers in shared memory, one being filled while the other is
+// multiplied. Probabilities and their gradients stay in registers, where the sums of one product become the left operand of the next; they are rounded to
+// BF16 there.
 //
 // Forward: the running maximum m, sum l and output o of a query are rescaled by 2^(m - m') when a block of keys raises m to m'; exponents are to
 // base 2, their factor log2(e) / sqrt(dim) in one fused operation. Backward: one launch owns keys, whose dk and dv are sums over the query heads of
@@ -34,41 +35,6 @@ __device__ inline int2 range_over_block(int x, int y, int32_t* notes) {
 __device__ inline int first_key(const int32_t* starts, int64_t r, int64_t queries, int64_t sequence) {
   const int32_t start = r < queries ? starts[r] : (int32_t)sequence;
   return start < 0 ? 0 : start;
-}
-
-// 64 rows of a result to global memory, times factor(0) and factor(1) for a lane's two rows, added to what is there if `accumulate`.
-template <int N, class Factor>
-__device__ void write_sums(const Sums<N>& sums, bf16* to, int64_t stride, int64_t rows, int64_t cols, bool accumulate, const Factor& factor) {
-#pragma unroll
-  for (int i = 0; i < 2; i++) {
-    const int r = row_of(i);
-    if (r >= rows) continue;
-    const float f = factor(i);
-#pragma unroll
-    for (int j = 0; j < sums.count; j++) {
-      const int c = col_of(j);
-      bf16* const out = to + r * stride + c;
-      const float x = sums.v[j][2 * i] * f, y = sums.v[j][2 * i + 1] * f;
-      if (stride % 2 == 0 && c + 1 < cols && (reinterpret_cast<uint64_t>(out) & 3) == 0) {
-        uint32_t* const pair = reinterpret_cast<uint32_t*>(out);
-        const uint32_t old = accumulate ? *pair : 0;
-        *pair = accumulate ? pack_bf16(float_of(old << 16) + x, float_of(old & 0xffff0000u) + y) : pack_bf16(x, y);
-        continue;
-      }
-      if (c < cols) store(out, accumulate ? load(out) + x : x);
-      if (c + 1 < cols) store(out + 1, accumulate ? load(out + 1) + y : y);
-    }
-  }
-}
-
-// Largest of, and sum over, the four lanes that share a row.
-__device__ inline float largest_of_lanes(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ inline float sum_of_lanes(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
 // Two matrices, one after the other.

@@ -30,7 +30,7 @@ template <int K> struct Fragments {
 
 __device__ inline int lane_of() { return threadIdx.x % 32; }
 // Row of the warpgroup's 64 that v[j][2 i] is in; column of v[j][i % 2].
-__device__ inline int row_of(int i) { return threadIdx.x / 32 * 16 + lane_of() / 4 + 8 * i; }
+__device__ inline int row_of(int i) { return threadIdx.x / 32 % 4 * 16 + lane_of() / 4 + 8 * i; }
 __device__ inline int col_of(int j) { return 8 * j + 2 * (lane_of() % 4); }
 
 // Sums as a left operand, rounded to BF16.
@@ -67,20 +67,28 @@ template <int Rows, int Cols> struct Panels {
   __device__ explicit Panels(const unsigned char* memory) : base((uint32_t)__cvta_generic_to_shared(memory)) {}
   __device__ uint32_t at(int r, int unit) const { return base + unit / 8 * panel_bytes + r * 128 + ((unit % 8 ^ r % 8) << 4); }
 
-  // Starts copying the leading rows and columns of a matrix in global memory, with zeros elsewhere; see `finish_copies`.
-  __device__ void copy_from(const bf16* from, int64_t stride, int64_t valid_rows, int valid_cols, bool whole_units) const {
-    constexpr int units = Cols / 8, rows_at_once = WARPGROUP / units;
-    static_assert(WARPGROUP % (8 * units) == 0 && Rows % rows_at_once == 0, "a thread keeps its unit and its place within 8 rows");
-    if (whole_units) {
-      const int first = threadIdx.x / units, unit = threadIdx.x % units;
-      const int left = unit * 8 < valid_cols ? (int)(valid_rows < Rows ? valid_rows : Rows) - first : 0;
-      const bf16* source = from + first * stride + unit * 8;
-      const uint32_t to = at(first, unit);
+  // Starts copying the leading rows and columns of a matrix in global memory that `in_whole_units` is true of, with zeros elsewhere; see `finish_copies`.
+  // For so many threads, whose first is at a multiple of their number.
+  template <int Threads> __device__ void copy_units_from(const bf16* from, int64_t stride, int valid_rows, int valid_cols) const {
+    constexpr int rows_at_once = Threads / 8;
+    static_assert(rows_at_once % 8 == 0 && Rows % rows_at_once == 0 && Cols % 64 == 0, "a thread keeps its unit of a panel and its place within 8 rows");
+    const int first = threadIdx.x % Threads / 8, unit = threadIdx.x % 8;
+    const uint32_t to = at(first, unit);
+#pragma unroll
+    for (int c = 0; c < Cols; c += 64) {
+      const bf16* source = from + first * stride + c + unit * 8;
+      const int left = c + unit * 8 < valid_cols ? valid_rows - first : 0;
 #pragma unroll
       for (int r = 0; r < Rows; r += rows_at_once) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + r * 128), "l"(r < left ? source : from), "r"(r < left ? 16 : 0) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + c / 64 * panel_bytes + r * 128), "l"(source), "r"(r < left ? 16 : 0) : "memory");
         source += rows_at_once * stride;
       }
+    }
+  }
+  // The same of any matrix, by the block's 128 threads.
+  __device__ void copy_from(const bf16* from, int64_t stride, int64_t valid_rows, int valid_cols, bool whole_units) const {
+    if (whole_units) {
+      copy_units_from<WARPGROUP>(from, stride, (int)(valid_rows < Rows ? valid_rows : Rows), valid_cols);
       return;
     }
     for (int u = threadIdx.x; u < Rows * Cols; u += WARPGROUP) {
@@ -114,6 +122,68 @@ template <bool Transposed> __device__ void load_matrices_at(uint32_t (&words)[4]
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
 }
 
+// The words of four lanes that share a row, exchanged: word w of lane l becomes word l of lane w.
+__device__ inline void exchange_words(uint32_t (&words)[4]) {
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool upper = threadIdx.x & distance;
+#pragma unroll
+    for (int w = 0; w < 4; w++) {
+      if (w & distance) continue;
+      const uint32_t got = __shfl_xor_sync(0xffffffffu, upper ? words[w] : words[w + distance], distance);
+      if (upper) words[w] = got;
+      else words[w + distance] = got;
+    }
+  }
+}
+
+// 64 rows of a result to global memory, times factor(0) and factor(1) for a lane's two rows, added to what is there if `accumulate`. All lanes take part.
+template <int N, class Factor>
+__device__ void write_sums(const Sums<N>& sums, bf16* to, int64_t stride, int64_t rows, int64_t cols, bool accumulate, const Factor& factor) {
+  if (!accumulate && in_whole_units(to, stride, cols)) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const int r = row_of(i);
+      const float f = factor(i);
+#pragma unroll
+      for (int j = 0; j < sums.count; j += 4) {
+        uint32_t words[4];
+#pragma unroll
+        for (int w = 0; w < 4; w++) words[w] = pack_bf16(sums.v[j + w][2 * i] * f, sums.v[j + w][2 * i + 1] * f);
+        exchange_words(words);
+        const int c = 8 * (j + lane_of() % 4);
+        if (r < rows && c < cols) *reinterpret_cast<uint4*>(to + r * stride + c) = make_uint4(words[0], words[1], words[2], words[3]);
+      }
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int r = row_of(i);
+    if (r >= rows) continue;
+    const float f = factor(i);
+#pragma unroll
+    for (int j = 0; j < sums.count; j++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        if (col_of(j) + e >= cols) continue;
+        bf16* const out = to + r * stride + col_of(j) + e;
+        const float x = sums.v[j][2 * i + e] * f;
+        store(out, accumulate ? load(out) + x : x);
+      }
+  }
+}
+
+// Largest of, and sum over, the four lanes that share a row.
+__device__ inline float largest_of_lanes(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ inline float sum_of_lanes(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
 #ifdef HALFBYTE_WGMMA
 // What an instruction is told of a matrix: its address, and the distance in bytes between panels (where its columns are the result's) and between
 // groups of 8 rows, all in units of 16, and that units of 16 bytes are permuted within 128.
@@ -143,6 +213,10 @@ template <bool TransposedB> __device__ void multiply_step(float (&v)[8][4], cons
                "n64k16.f32.bf16.bf16 {" NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
                : SUMS_32(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"((int)TransposedB));
 }
+template <bool TransposedB> __device__ void multiply_step(float (&v)[16][4], uint64_t a, uint64_t b, int add) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" WGMMA "n128k16.f32.bf16.bf16 {" NAMES_64 "}, %64, %65, p, 1, 1, 0, %67;\n}\n"
+               : SUMS_32(0), SUMS_32(8) : "l"(a), "l"(b), "r"(add), "n"((int)TransposedB));
+}
 template <bool TransposedB> __device__ void multiply_step(float (&v)[16][4], const uint32_t (&a)[4], uint64_t b, int add) {
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n" WGMMA
                "n128k16.f32.bf16.bf16 {" NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
@@ -159,8 +233,8 @@ template <int Left, int N> __device__ void wait_products(Sums<N>& sums) {
     asm volatile("" : "+f"(sums.v[j][0]), "+f"(sums.v[j][1]), "+f"(sums.v[j][2]), "+f"(sums.v[j][3])::"memory");
 }
 
-// c (+)= a[64, K] b[N, K]^T.
-template <int N, int K> __device__ void multiply_rows(Sums<N>& c, const Panels<64, K>& a, const Panels<N, K>& b, bool add) {
+// c (+)= a[64, K] b[N, K]^T; a's 64 rows may be some of a larger matrix's.
+template <int N, int K, int Rows> __device__ void multiply_rows(Sums<N>& c, const Panels<Rows, K>& a, const Panels<N, K>& b, bool add) {
 #pragma unroll
   for (int k = 0; k < K; k += 16) {
     const uint64_t left = describe_matrix(a.base + k / 64 * a.panel_bytes + k % 64 * 2, 0);
@@ -184,7 +258,7 @@ __device__ inline void multiply_8(float (&c)[4], const uint32_t (&a)[4], uint32_
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-template <int N, int K> __device__ void multiply_rows(Sums<N>& c, const Panels<64, K>& a, const Panels<N, K>& b, bool add) {
+template <int N, int K, int Rows> __device__ void multiply_rows(Sums<N>& c, const Panels<Rows, K>& a, const Panels<N, K>& b, bool add) {
   const int lane = lane_of(), row = threadIdx.x / 32 * 16 + lane % 16;
   if (!add) c.clear();
 #pragma unroll
