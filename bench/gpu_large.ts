@@ -3,30 +3,11 @@ import { presets } from '../presets/index.ts'
 import { loadConfig } from '../src/config/load.ts'
 import { recipeOf } from '../src/config/rules.ts'
 import { openCorpus } from '../src/data/corpus.ts'
-import type { ModelConfig } from '../src/model/config.ts'
 import { describeModel } from '../src/model/describe.ts'
-import { streamOf } from '../src/model/initialise.ts'
-import { parameterSpecs } from '../src/model/parameters.ts'
 import { Trainer } from '../src/train/trainer.ts'
 import type { Open } from './gpu_training.ts'
 
 /** Whether a model that nearly fills a GPU makes a step on it, how fast, and in how much memory. */
-
-/** Elements of a parameter that are drawn; larger parameters repeat them, because the host would take minutes. */
-const drawn = 2 ** 20
-
-function fillWeights(config: ModelConfig, seed: number, { model }: Trainer): void {
-  const { backend } = model
-  for (const { name, initialise } of parameterSpecs(config).all) {
-    const { value } = model.parameters.named(name)
-    const values = new Float32Array(Math.min(value.size, drawn))
-    initialise(streamOf(seed, name), values)
-    value.part(0, [values.length]).write(values)
-    const { memory, offset, bytes } = value
-    for (let done = values.byteLength; done < bytes; done += values.byteLength)
-      backend.copy(memory, offset, memory, offset + done, Math.min(values.byteLength, bytes - done))
-  }
-}
 
 /** Of the whole card, as NVIDIA's own tool counts it. */
 function cardMemory(): string {
@@ -45,12 +26,16 @@ export async function stepLarge(
   for (const recipe of recipes) {
     const settings = [`recipe=${recipe}`, 'backend=cuda', 'data.batch=1', ...overrides]
     const config = loadConfig(preset, settings, presets)
-    const { model, data, seed } = config
+    const { model, data } = config
     const backend = await open('cuda')
     const trainer = new Trainer(config, backend, openCorpus(data.files, data.tokenizer, data), { empty: true })
-    fillWeights(model, seed, trainer)
+    const begin = performance.now()
+    await trainer.initialise()
+    const drawing = (performance.now() - begin) / 1000
     const { flops, parameters } = describeModel(model, recipeOf(config), data.sequence)
-    process.stdout.write(`${preset}, ${recipe}: ${parameters.toLocaleString('en')} weights\n`)
+    process.stdout.write(
+      `${preset}, ${recipe}: ${parameters.toLocaleString('en')} weights, drawn in ${drawing.toFixed(1)} s\n`,
+    )
     for (let step = 0; step < steps; step++) {
       const start = performance.now()
       const { loss, norm, updated } = trainer.step(step)
