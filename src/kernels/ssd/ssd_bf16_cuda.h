@@ -1,9 +1,9 @@
-// What ssd_bf16.cu and ssd_backward_bf16.cu share: the chunked form of ssd.ts (see ssd_chunk.h for its formulas) with BF16 activations, in
-// chunks of 64 rows whatever the configured chunk, a block of 4 warps for each, every warp with 16 rows. Values computed in FP32 are rounded to BF16 once
-// where they enter a product: L (C.B) and its like, factors times x and g, and states. Exponents are to base 2. Passes that both have:
+// What ssd_bf16.cu and ssd_backward_bf16.cu share: the chunked form of ssd.ts (see ssd_chunk.h for its formulas) with BF16 activations, in chunks of 64 rows
+// whatever the configured chunk. Products are m16n8k16 of single warps. Values computed in FP32 are rounded to BF16 once where they enter a product: L (C.B)
+// and its like, factors times x and g, and states. Exponents are to base 2. Passes that both have:
 //
 //   decays   D, l = sum D A within the chunk, enter and leave, for every row and head
-//   states   along each sequence, state by state in registers: the state that enters each chunk; backward also, from the end, what leaves
+//   states   along each sequence, in registers: the state that enters each chunk; backward also, from the end, the gradient of what leaves it
 //
 // A factor of a row past the end of its sequence is 0, and so are elements of matrices past their ends.
 #pragma once
