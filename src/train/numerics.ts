@@ -82,6 +82,7 @@ function imageLines({ image }: Watched, { first, count, from, length }: Window):
   const { format, rows, cols, codes, scales, amax, outer, bound } = image
   const { bits } = formats[format].element
   const tile = formats[format].block
+  const blockByBlock = scales.dtype === 'f32' && scales.shape[0] === Math.ceil(cols / tile) && scales.shape[1] === rows
   const perTile = scales.shape.length === 2 && scales.shape[0] !== rows
   /** The window of `lines` lines of `across` elements, which stand for all of the image's columns. */
   const cut = (tensor: Tensor, across: number, line: number, lines: number): Uint8Array | Float32Array => {
@@ -97,6 +98,15 @@ function imageLines({ image }: Watched, { first, count, from, length }: Window):
   const scale = (): Uint8Array | Float32Array => {
     if (scales.shape.length === 1) return scales.read() as Float32Array
     const across = scales.shape[1]!
+    if (blockByBlock) {
+      const blocks = from.flatMap(begin => Array.from({ length: Math.ceil(length / tile) }, (_, i) => begin / tile + i))
+      const lines = new Float32Array(count * blocks.length)
+      for (const [j, block] of blocks.entries()) {
+        const few = scales.part(block * rows + first, [count]).floats()
+        for (let line = 0; line < count; line++) lines[line * blocks.length + j] = few[line]!
+      }
+      return lines
+    }
     return perTile ? cut(scales, across, Math.floor(first / tile), 1) : cut(scales, across, first, count)
   }
   return {
