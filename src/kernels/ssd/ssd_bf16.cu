@@ -70,7 +70,7 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
 
     // L_ij (C_i.B_j) D_j. Squares below the diagonal's need no mask if all rows see the whole chunk.
     uint32_t weights[4][4];
-    const auto weigh = [&](int j, const auto& sees) {
+    const auto weigh = [&](int j, bool masked) {
       Square square;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -79,7 +79,8 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
 #pragma unroll
         for (int e = 0; e < 4; e++) {
           const float weight = scores[j].v[half][e] * ((e % 2 ? delta.y : delta.x) * power_of_2(l[e / 2] - (e % 2 ? at.y : at.x)));
-          square.v[half][e] = sees(e / 2, column + e % 2) ? weight : 0.0f;
+          const int q = column + e % 2;
+          square.v[half][e] = !masked || (q <= row_of(e / 2) && q >= seen[e / 2]) ? weight : 0.0f;
         }
       }
       square.round_to(weights[j]);
@@ -87,8 +88,8 @@ __device__ void ssd_chunk_outputs(const ssd_args<bf16>& a, void* workspace) {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       if (j > warp) continue;
-      if (j < warp && !hidden) weigh(j, [](int, int) { return true; });
-      else weigh(j, [&](int i, int column) { return column <= row_of(i) && column >= seen[i]; });
+      if (j < warp && !hidden) weigh(j, false);
+      else weigh(j, true);
     }
 
     for (int p = 0; p < s.head_cols; p += 16) {
