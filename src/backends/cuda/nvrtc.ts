@@ -26,6 +26,8 @@ export const compileOptions = (architecture: string, act: Activation): string[] 
   // Kernels of the other dtype of activations are left out: half the time.
   `--define-macro=ONLY_${act.toUpperCase()}`,
   '--std=c++17',
+  // As nvcc does with lambdas that take `auto`.
+  '--device-as-default-execution-space',
   '--fmad=false',
   '--ftz=false',
   '--prec-div=true',
