@@ -73,7 +73,7 @@ template <int D, int Queries = (D > 64 ? 64 : 128)> __device__ void attend_keys_
   if (threadIdx.x < WARPGROUP) {
     lower_registers<56>();
     // Of keys and queries, or of values and gradients.
-    auto copy = [&](const auto& own, const auto& passing, const bf16* from, int stride, int first_head, bool second) {
+    auto copy = [&](const Queue<Keys, 1>& own, const Queue<Block, stages>& passing, const bf16* from, int stride, int first_head, bool second) {
       Copies copies;
       for (int n = 0; tile.find(a, n, kv_heads); n++) {
         copies.wait_empty(own, n);
@@ -243,6 +243,40 @@ template <int D, int Keys> struct QueryMemory {
   static constexpr int bytes = barriers_at + 2 * QueryQueue::barrier_bytes + KeyQueue::barrier_bytes + ValueQueue::barrier_bytes;
 };
 
+// Copies tiles of queries and blocks of keys, with lse, or if `second` tiles of gradients and blocks of values, with D.
+template <int keys, class Own, class Passing>
+__device__ __forceinline__ void copy_queries(const attention_backward_args<bf16>& a, const Own& own, const Passing& passing, const bf16* own_from,
+                                             int own_stride, int first_head, const float* words, GradientNotes* notes, bool second) {
+  constexpr int half = WARPGROUP / 2;
+  const int sequence = a.sequence, dim = (int)a.dim, heads = (int)a.heads, kv_heads = ((int)a.columns - heads) / 2, row = (int)a.columns * dim;
+  uint32_t block = 0;
+  Copies copies;
+  for (int n = 0;; n++) {
+    copies.wait_empty(own, n);
+    QueryTile tile;
+    int first[BACKWARD_ROWS / 32];
+    tile.template find<BACKWARD_ROWS>(a, n, keys, first);
+    if (!second) notes[n % 2].put(tile, first);
+    if (tile.h < 0) {
+      copies.finish();
+      if (!second) own.full(n).arrive();
+      return;
+    }
+    const int left = sequence - tile.begin, from_row = tile.origin + tile.begin;
+    own.at(n).template copy_units_from<half>(own_from + (int64_t)from_row * own_stride + tile.h * dim, own_stride, left, dim);
+    float* const to = second ? notes[n % 2].dot : notes[n % 2].lse;
+    const float* const words_from = words + (int64_t)from_row * heads + tile.h;
+    for (int i = threadIdx.x % half; i < BACKWARD_ROWS; i += half) copy_word(to + i, words_from + (int64_t)i * heads, i < left);
+    copies.commit(own.full(n));
+    const bf16* const from = a.qkv + (int64_t)tile.origin * row + (first_head + tile.h / (heads / kv_heads)) * dim;
+    for (int b = tile.last_block; b >= tile.first_block; b--, block++) {
+      copies.wait_empty(passing, block);
+      passing.at(block).template copy_units_from<half>(from + (int64_t)b * keys * row, row, sequence - b * keys, dim);
+      copies.commit(passing.full(block));
+    }
+  }
+}
+
 template <int D, int keys = (D > 64 ? 64 : 128)> __device__ void attend_queries_hopper(const attention_backward_args<bf16>& a, const float* dots) {
   using Memory = QueryMemory<D, keys>;
   constexpr int half = WARPGROUP / 2;
@@ -264,36 +298,8 @@ template <int D, int keys = (D > 64 ? 64 : 128)> __device__ void attend_queries_
   uint32_t block = 0;
   if (threadIdx.x < WARPGROUP) {
     lower_registers<56>();
-    // Of queries and keys, or of gradients and values.
-    auto copy = [&](const auto& own, const auto& passing, const bf16* own_from, int own_stride, int first_head, bool second) {
-      Copies copies;
-      for (int n = 0;; n++) {
-        copies.wait_empty(own, n);
-        QueryTile tile;
-        int first[BACKWARD_ROWS / 32];
-        tile.template find<BACKWARD_ROWS>(a, n, keys, first);
-        if (!second) notes[n % 2].put(tile, first);
-        if (tile.h < 0) {
-          copies.finish();
-          if (!second) own.full(n).arrive();
-          return;
-        }
-        const int left = sequence - tile.begin, from_row = tile.origin + tile.begin;
-        own.at(n).template copy_units_from<half>(own_from + (int64_t)from_row * own_stride + tile.h * dim, own_stride, left, dim);
-        float* const to = second ? notes[n % 2].dot : notes[n % 2].lse;
-        const float* const words = (second ? dots : a.lse) + (int64_t)from_row * heads + tile.h;
-        for (int i = threadIdx.x % half; i < BACKWARD_ROWS; i += half) copy_word(to + i, words + (int64_t)i * heads, i < left);
-        copies.commit(own.full(n));
-        const bf16* const from = a.qkv + (int64_t)tile.origin * row + (first_head + tile.h / (heads / kv_heads)) * dim;
-        for (int b = tile.last_block; b >= tile.first_block; b--, block++) {
-          copies.wait_empty(passing, block);
-          passing.at(block).template copy_units_from<half>(from + (int64_t)b * keys * row, row, sequence - b * keys, dim);
-          copies.commit(passing.full(block));
-        }
-      }
-    };
-    if (threadIdx.x < half) copy(q, k, a.qkv, row, heads, false);
-    else copy(dy, v, a.dy, heads * dim, heads + kv_heads, true);
+    if (threadIdx.x < half) copy_queries<keys>(a, q, k, a.qkv, row, heads, a.lse, notes, false);
+    else copy_queries<keys>(a, dy, v, a.dy, heads * dim, heads + kv_heads, dots, notes, true);
     return;
   }
 
