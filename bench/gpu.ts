@@ -61,6 +61,9 @@ function checkKernels(backend: Backend, reference: Backend, only: string): numbe
   return failures.length
 }
 
+/** By which cases of the same size differ. */
+const toldScalars = new Set(['sequence', 'hadamard', 'rounding', 'squared', 'four_over_six'])
+
 function timeKernels(backend: Backend, only: string): number {
   const rows: string[][] = []
   const timed = kernels.flatMap(kernel =>
@@ -68,7 +71,10 @@ function timeKernels(backend: Backend, only: string): number {
   )
   for (const [kernel, testCase] of [...timed, ...largeCases]) {
     if (!kernel.name.includes(only)) continue
-    const size = Object.values(testCase.dims).join(' x ')
+    const told = Object.entries(testCase.scalars ?? {}).filter(([name, value]) => toldScalars.has(name) && value !== 0)
+    const size = [Object.values(testCase.dims).join(' x '), ...told.map(([name, value]) => `${name} ${value}`)].join(
+      ', ',
+    )
     try {
       const { milliseconds, gigabytesPerSecond, teraflops } = timeCase(kernel, testCase, backend)
       rows.push([

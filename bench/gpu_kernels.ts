@@ -1,6 +1,14 @@
+import { toBf16 } from '../src/formats/bf16.ts'
+import { Stream } from '../src/formats/philox.ts'
+import { amaxBoth } from '../src/kernels/amax/amax.ts'
+import { attention, attentionBackward } from '../src/kernels/attention/attention.ts'
+import { convSilu, convSiluBackward } from '../src/kernels/conv_silu/conv_silu.ts'
+import { gatedNorm, gatedNormBackward } from '../src/kernels/gated_norm/gated_norm.ts'
 import { gemmNt } from '../src/kernels/gemm/gemm.ts'
 import { gemmNvfp4 } from '../src/kernels/gemm_nvfp4/gemm_nvfp4.ts'
 import { quantize } from '../src/kernels/quantize/quantize.ts'
+import { rmsNormBackward } from '../src/kernels/rms_norm/rms_norm.ts'
+import { ssd, ssdBackward } from '../src/kernels/ssd/ssd.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import { evaluateWord } from '../src/tensor/bind.ts'
 import { type Activation, dtypes } from '../src/tensor/dtype.ts'
@@ -54,16 +62,18 @@ export interface Timing {
   readonly teraflops: number | undefined
 }
 
-/** Random bits that make finite numbers of every float; integers are 0. Drawing normal numbers for gigabytes would take minutes. */
+/** Floats are normal, integers 0, bytes such that they are finite codes and scales. A few numbers are repeated: gigabytes would take long to draw. */
 function fill(tensor: Tensor): Tensor {
-  if (tensor.dtype === 'i32') return tensor.zero()
-  const words = new Uint32Array(tensor.bytes / 4 + 1)
-  let state = 1
-  for (let i = 0; i < words.length; i++) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    words[i] = (state & 0x807f807f) | 0x3f003f00
-  }
-  return tensor.write(new dtypes[tensor.dtype].array(words.buffer, 0, tensor.size) as never)
+  const { dtype, size } = tensor
+  if (dtype === 'i32' || dtype === 'u32') return tensor.zero()
+  const random = new Stream(1, 3)
+  const few = Math.min(size, 2 ** 20)
+  const floats = Float32Array.from({ length: few }, () => random.normal())
+  const drawn =
+    dtype === 'u8' ? Uint8Array.from(floats, x => 0x30 + Math.abs(x)) : dtype === 'bf16' ? toBf16(floats) : floats
+  const all = new dtypes[dtype].array(size)
+  for (let at = 0; at < size; at += few) all.set(drawn.subarray(0, Math.min(few, size - at)) as never, at)
+  return tensor.write(all as never)
 }
 
 const isFloat = (dtype: string): boolean => dtype === 'act' || dtype === 'float'
@@ -103,18 +113,61 @@ export function timeCase(kernel: Kernel, testCase: Case, backend: Backend, act: 
   }
 }
 
-/** A kernel's bench case at other sizes, with numbers as `fill` makes them. */
-function resized(kernel: unknown, dims: Record<string, number>, flops?: number): readonly [Kernel, Case] {
-  const { inputs, flops: small, ...benchCase } = (kernel as Kernel).cases.find(({ bench }) => bench)!
-  const size = { ...benchCase.dims, ...dims }
-  return [kernel as Kernel, { ...benchCase, dims: size, ...(flops ? { flops } : {}) }]
+/** The largest magnitude of what `fill` makes, and that all of it is finite. */
+const filledAmax = () => ({ amax: Float32Array.of(5.5, 0), amax_t: Float32Array.of(5.5, 0) })
+
+/** A kernel's bench cases at other sizes, with numbers as `fill` makes them. */
+function resized(
+  kernel: unknown,
+  dims: Record<string, number>,
+  scalars: Record<string, number> = {},
+): (readonly [Kernel, Case])[] {
+  const { cases } = kernel as Kernel
+  return cases
+    .filter(({ bench }) => bench)
+    .map(({ flops: _, ...benchCase }) => {
+      const changed = { dims: { ...benchCase.dims, ...dims }, scalars: { ...benchCase.scalars, ...scalars } }
+      return [kernel as Kernel, { ...benchCase, ...changed, inputs: filledAmax as never }]
+    })
 }
 
-/** Sizes of a layer that fills a GPU. */
+/** The first of them. */
+const oneResized = (...given: Parameters<typeof resized>) => resized(...given)[0]!
+
+const kernelsOf = (format: 'nvfp4' | 'fp8') =>
+  Object.values(quantize[format]).filter(kernel => typeof kernel === 'object' && 'name' in kernel)
+
+/** Shapes of Mamba-2 blocks: of preset base with 16 x 1024 tokens, and of hybrid-1.2b with one sequence of 8192. */
+const mambaShapes = [
+  { rows: 16384, inner: 1536, heads: 32, groups: 4, state: 64, chunk: 64, sequence: 1024 },
+  { rows: 8192, inner: 4096, heads: 64, groups: 8, state: 128, chunk: 128, sequence: 8192 },
+]
+
+/** Sizes of layers that fill a GPU. */
 export const largeCases: readonly (readonly [Kernel, Case])[] = [
-  resized(gemmNt, { m: 8192, n: 8192, k: 2048 }, 2 * 8192 * 8192 * 2048),
-  resized(gemmNvfp4, { m: 8192, n: 8192, blocks: 128 }, 2 * 8192 * 8192 * 2048),
-  ...Object.values(quantize.nvfp4)
-    .filter(kernel => typeof kernel === 'object' && 'name' in kernel)
-    .map(kernel => resized(kernel, { rows: 8192, cols: 8192 })),
+  oneResized(gemmNt, { m: 8192, n: 8192, k: 2048 }),
+  oneResized(gemmNvfp4, { m: 8192, n: 8192, blocks: 128 }),
+  ...kernelsOf('nvfp4').flatMap(kernel => resized(kernel, { rows: 8192, cols: 8192 })),
+  ...kernelsOf('fp8').flatMap(kernel => resized(kernel, { rows: 8192, cols: 8192, row_blocks: 64, col_blocks: 64 })),
+  oneResized(amaxBoth, { rows: 8192, cols: 8192 }),
+  oneResized(rmsNormBackward, { rows: 8192, cols: 2048 }),
+  ...[attention, attentionBackward].flatMap(kernel => [
+    oneResized(kernel, { rows: 8192, heads: 16, columns: 48, dim: 128 }, { sequence: 2048 }),
+    oneResized(kernel, { rows: 8192, heads: 16, columns: 48, dim: 128 }, { sequence: 8192 }),
+    oneResized(kernel, { rows: 32768, heads: 12, columns: 36, dim: 64 }, { sequence: 1024 }),
+  ]),
+  ...mambaShapes.flatMap(({ rows, inner, heads, ...scalars }) => {
+    const channels = inner + 2 * scalars.groups * scalars.state
+    const width = inner + channels + heads
+    const { sequence, groups } = scalars
+    return [
+      ...[ssd, ssdBackward].map(kernel =>
+        oneResized(kernel, { rows, inner, heads, channels, width }, { ...scalars, offset: inner + channels }),
+      ),
+      ...[convSilu, convSiluBackward].map(kernel =>
+        oneResized(kernel, { rows, channels, width }, { sequence, offset: inner }),
+      ),
+      ...[gatedNorm, gatedNormBackward].map(kernel => oneResized(kernel, { rows, cols: inner, groups, width })),
+    ]
+  }),
 ]

@@ -66,7 +66,7 @@ const report = (line: string): void => {
 
 async function profileSteps(name: string, recipe: string, steps: number): Promise<void> {
   const backend = await openBackend('cuda', kernels, { report })
-  const trainer = trainerOf(models[name]!, recipe, backend)
+  const trainer = await trainerOf(models[name]!, recipe, backend)
   const skip = 2
   takeSteps(trainer, 0, skip)
   const start = performance.now()

@@ -10,7 +10,7 @@ async function main(): Promise<void> {
   const { recipe, ...spec } = JSON.parse((await lines.next()).value) as PeerSpec & { recipe: string }
   const name = spec.kind === 'linear' ? 'cpu' : (spec.backend ?? 'cpu')
   const backend = await openBackend(name, kernels, { threads: spec.threads, report: line => console.error(line) })
-  const work = spec.kind === 'linear' ? linearSteps(spec, recipe, backend) : modelSteps(spec, recipe, backend)
+  const work = spec.kind === 'linear' ? linearSteps(spec, recipe, backend) : await modelSteps(spec, recipe, backend)
   const first = work.steps(0, 1)
   let step = 1
   console.log(JSON.stringify({ ready: work.parameters, loss: first }))

@@ -109,27 +109,11 @@ export function configOf(spec: ModelSpec, recipe: string): RunConfig {
   }) as RunConfig
 }
 
-/** Runs `body` with normal numbers from a small table: a billion initial weights would else take minutes. */
-function withQuickNormals<T>(body: () => T): T {
-  const { normal } = Stream.prototype
-  const random = new Stream(1, 2)
-  const table = Float64Array.from({ length: 2 ** 16 }, () => normal.call(random))
-  let at = 0
-  Stream.prototype.normal = () => {
-    at = (Math.imul(at, 1664525) + 1013904223) | 0
-    return table[at >>> 16]!
-  }
-  try {
-    return body()
-  } finally {
-    Stream.prototype.normal = normal
-  }
-}
-
-export function trainerOf(spec: ModelSpec, recipe: string, backend: Backend): Trainer {
+export async function trainerOf(spec: ModelSpec, recipe: string, backend: Backend): Promise<Trainer> {
   const corpus = randomCorpus(spec.vocab, 64 * spec.batch * spec.sequence)
-  const make = () => new Trainer(configOf(spec, recipe), backend, corpus)
-  return backend.name === 'cuda' ? withQuickNormals(make) : make()
+  const trainer = new Trainer(configOf(spec, recipe), backend, corpus, { empty: true })
+  await trainer.initialise()
+  return trainer
 }
 
 /** As a run does: a step begins before the result of the one before it is read, where the backend can. */
@@ -144,8 +128,8 @@ export function takeSteps(trainer: Trainer, first: number, count: number): numbe
   return result().loss
 }
 
-export function modelSteps(spec: ModelSpec, recipe: string, backend: Backend): Work {
-  const trainer = trainerOf(spec, recipe, backend)
+export async function modelSteps(spec: ModelSpec, recipe: string, backend: Backend): Promise<Work> {
+  const trainer = await trainerOf(spec, recipe, backend)
   return { parameters: trainer.model.parameters.count, steps: (first, count) => takeSteps(trainer, first, count) }
 }
 
