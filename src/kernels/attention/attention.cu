@@ -25,12 +25,12 @@ __device__ inline int64_t first_keys(int32_t (&first)[TILE], const int32_t* star
 
 template <int D> __device__ void attend_f32(const attention_args<float>& a) {
   using Act = float;
-  using Rows = SharedMatrix<float, TILE, D>;
+  using Rows = SharedMatrix<TILE, D>;
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows q(memory), k(memory + Rows::bytes), v(memory + 2 * Rows::bytes);
   // Probabilities replace the keys that they were computed from.
-  const SharedMatrix<Act, TILE, TILE> p(k.data);
+  const SharedMatrix<TILE, TILE> p(k.data);
   __shared__ int32_t first[TILE];
 
   const Heads at(a);
@@ -42,8 +42,8 @@ template <int D> __device__ void attend_f32(const attention_args<float>& a) {
   const int64_t earliest = first_keys(first, a.starts + origin + begin, queries, at.sequence);
   q.load_from(a.qkv + (origin + begin) * at.row + h * at.dim, at.row, queries, at.dim);
 
-  Tile<Act, D> o;
-  Tile<Act, TILE> s;
+  Tile<D> o;
+  Tile<TILE> s;
   float m[s.rows], l[s.rows];
   clear(o);
 #pragma unroll
@@ -66,7 +66,7 @@ template <int D> __device__ void attend_f32(const attention_args<float>& a) {
         if (s.col(j) < lowest || s.col(j) > highest) s.v[i][j] = minus_infinity();
         raised = fmaxf(raised, s.v[i][j]);
       }
-      raised = fmaxf(m[i], largest_of_row<Act>(raised) * at.scale_log2);
+      raised = fmaxf(m[i], largest_of_row(raised) * at.scale_log2);
       const float base = raised == minus_infinity() ? 0.0f : raised, shrink = exp2f(m[i] - base);
       m[i] = raised;
       l[i] *= shrink;
@@ -85,7 +85,7 @@ template <int D> __device__ void attend_f32(const attention_args<float>& a) {
   }
 #pragma unroll
   for (int i = 0; i < s.rows; i++) {
-    const float sum = sum_of_row<Act>(l[i]);
+    const float sum = sum_of_row(l[i]);
 #pragma unroll
     for (int j = 0; j < o.cols; j++) o.v[i][j] /= sum;
     if (threadIdx.x % s.lanes == 0 && s.row(i) < queries)
@@ -149,8 +149,8 @@ struct QueryRows {
 };
 
 // p = exp(q k^T / sqrt(dim) - lse) in s, and p (dy v^T - D) in ds; `offset` is the first query's position less the first key's.
-template <int D, class Act, class Rows>
-__device__ void slopes(Tile<Act, TILE>& s, Tile<Act, TILE>& ds, const Rows& q, const Rows& k, const Rows& dy, const Rows& v, const QueryRows& rows,
+template <int D, class Rows>
+__device__ void slopes(Tile<TILE>& s, Tile<TILE>& ds, const Rows& q, const Rows& k, const Rows& dy, const Rows& v, const QueryRows& rows,
                        int64_t keys, int64_t offset, float scale_log2) {
   clear(s);
   clear(ds);
@@ -170,14 +170,14 @@ __device__ void slopes(Tile<Act, TILE>& s, Tile<Act, TILE>& ds, const Rows& q, c
   }
 }
 
-template <class Act, int N> __device__ void scale_by(Tile<Act, N>& tile, float factor) {
+template <int N> __device__ void scale_by(Tile<N>& tile, float factor) {
   each(tile, [&](int i, int j, int, int) { tile.v[i][j] *= factor; });
 }
 
 template <int D> __device__ void attend_keys_f32(const attention_backward_args<float>& a, const float* dots) {
   using Act = float;
-  using Rows = SharedMatrix<Act, TILE, D>;
-  using Square = SharedMatrix<Act, TILE, TILE>;
+  using Rows = SharedMatrix<TILE, D>;
+  using Square = SharedMatrix<TILE, TILE>;
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows k(memory), v(memory + Rows::bytes), q(memory + 2 * Rows::bytes), dy(memory + 3 * Rows::bytes);
@@ -192,7 +192,7 @@ template <int D> __device__ void attend_keys_f32(const attention_backward_args<f
   k.load_from(a.qkv + (origin + keys) * at.row + key_column, at.row, count, at.dim);
   v.load_from(a.qkv + (origin + keys) * at.row + value_column, at.row, count, at.dim);
 
-  Tile<Act, D> dk, dv;
+  Tile<D> dk, dv;
   clear(dk);
   clear(dv);
   for (int64_t h = kv * at.group; h < (kv + 1) * at.group; h++)
@@ -202,7 +202,7 @@ template <int D> __device__ void attend_keys_f32(const attention_backward_args<f
       q.load_from(a.qkv + row * at.row + h * at.dim, at.row, queries, at.dim);
       dy.load_from(a.dy + row * at.out_row + h * at.dim, at.out_row, queries, at.dim);
       __syncthreads();
-      Tile<Act, TILE> s, slope;
+      Tile<TILE> s, slope;
       slopes<D>(s, slope, q, k, dy, v, rows, keys, begin - keys, at.scale_log2);
       each(s, [&](int i, int j, int r, int c) { square.put(r, c, s.v[i][j]); });
       __syncthreads();
@@ -220,11 +220,11 @@ template <int D> __device__ void attend_keys_f32(const attention_backward_args<f
 
 template <int D> __device__ void attend_queries_f32(const attention_backward_args<float>& a, const float* dots) {
   using Act = float;
-  using Rows = SharedMatrix<Act, TILE, D>;
+  using Rows = SharedMatrix<TILE, D>;
   extern __shared__ uint4 shared_memory[];
   char* memory = reinterpret_cast<char*>(shared_memory);
   const Rows q(memory), dy(memory + Rows::bytes), k(memory + 2 * Rows::bytes), v(memory + 3 * Rows::bytes);
-  const SharedMatrix<Act, TILE, TILE> ds(memory + 4 * Rows::bytes);
+  const SharedMatrix<TILE, TILE> ds(memory + 4 * Rows::bytes);
   __shared__ QueryRows rows;
 
   const Heads at(a);
@@ -236,7 +236,7 @@ template <int D> __device__ void attend_queries_f32(const attention_backward_arg
   q.load_from(a.qkv + row * at.row + h * at.dim, at.row, queries, at.dim);
   dy.load_from(a.dy + row * at.out_row + h * at.dim, at.out_row, queries, at.dim);
 
-  Tile<Act, D> dq;
+  Tile<D> dq;
   clear(dq);
   for (int64_t keys = earliest / TILE * TILE; keys <= begin; keys += TILE) {
     const int64_t count = rows_at(at, keys);
@@ -244,7 +244,7 @@ template <int D> __device__ void attend_queries_f32(const attention_backward_arg
     k.load_from(keys_at + keys * at.row, at.row, count, at.dim);
     v.load_from(values_at + keys * at.row, at.row, count, at.dim);
     __syncthreads();
-    Tile<Act, TILE> s, slope;
+    Tile<TILE> s, slope;
     slopes<D>(s, slope, q, k, dy, v, rows, keys, begin - keys, at.scale_log2);
     each(slope, [&](int i, int j, int r, int c) { ds.put(r, c, slope.v[i][j]); });
     __syncthreads();

@@ -30,7 +30,7 @@ function launch(
     shared:
       act === 'bf16'
         ? bf16Matrices * TILE * width * 2 + notesBytes
-        : fp32Matrices * tileBytes('f32', width) + (square ? tileBytes('f32', TILE) : 0),
+        : fp32Matrices * tileBytes(width) + (square ? tileBytes(TILE) : 0),
   }
 }
 

@@ -5,7 +5,7 @@
 // the registers of a product under way. Elsewhere they are m16n8k16 of each warp, done when the call returns. Registers mean the same in both: a
 // lane has rows lane / 4 and lane / 4 + 8 of its warp's 16, and of each 8 columns those from 2 (lane % 4) on.
 #pragma once
-#include "cuda.h"
+#include "fragments_cuda.h"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HALFBYTE_WGMMA
@@ -110,16 +110,6 @@ __device__ inline void finish_copies() {
 #ifdef HALFBYTE_WGMMA
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
-}
-
-// Four 8 x 8 matrices whose rows begin where lanes 0-7, 8-15, 16-23 and 24-31 say, each transposed if asked.
-template <bool Transposed> __device__ void load_matrices_at(uint32_t (&words)[4], uint32_t address) {
-  if (Transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
 }
 
 // The words of four lanes that share a row, exchanged: word w of lane l becomes word l of lane w.
@@ -253,11 +243,6 @@ __device__ inline void fence_registers() {}
 __device__ inline void commit_products() {}
 template <int Left, int N> __device__ void wait_products(Sums<N>&) {}
 
-__device__ inline void multiply_8(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 template <int N, int K, int Rows> __device__ void multiply_rows(Sums<N>& c, const Panels<Rows, K>& a, const Panels<N, K>& b, bool add) {
   const int lane = lane_of(), row = threadIdx.x / 32 * 16 + lane % 16;
   if (!add) c.clear();
@@ -269,8 +254,8 @@ template <int N, int K, int Rows> __device__ void multiply_rows(Sums<N>& c, cons
     for (int n = 0; n < N; n += 16) {
       uint32_t y[4];
       load_matrices_at<false>(y, b.at(n + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
-      multiply_8(c.v[n / 8], x, y[0], y[1]);
-      multiply_8(c.v[n / 8 + 1], x, y[2], y[3]);
+      multiply_fragments(c.v[n / 8], x, y[0], y[1]);
+      multiply_fragments(c.v[n / 8 + 1], x, y[2], y[3]);
     }
   }
 }
@@ -283,8 +268,8 @@ template <int N, int K> __device__ void multiply_columns(Sums<N>& c, const Fragm
     for (int n = 0; n < N; n += 16) {
       uint32_t y[4];
       load_matrices_at<true>(y, b.at(k + lane % 16, n / 8 + lane / 16));
-      multiply_8(c.v[n / 8], a.v[k / 16], y[0], y[1]);
-      multiply_8(c.v[n / 8 + 1], a.v[k / 16], y[2], y[3]);
+      multiply_fragments(c.v[n / 8], a.v[k / 16], y[0], y[1]);
+      multiply_fragments(c.v[n / 8 + 1], a.v[k / 16], y[2], y[3]);
     }
 }
 #endif

@@ -16,7 +16,7 @@ EXPORT_CUDA_F32_ENTRY(ssd, pass, 256)
 // Blocks: chunk, head, block of the chunk and of the head.
 template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act> memory(shared_memory);
+  const Memory memory(shared_memory);
   __shared__ Decays rows, columns;
   const Sizes s(a);
   const Work work(s, workspace, false);
@@ -29,7 +29,7 @@ template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* work
   const int64_t count = chunk.rows_at(first);
   rows.load_from(a, work, chunk, head, first);
 
-  Tile<Act, TILE> y;
+  Tile<TILE> y;
   clear(y);
   if (chunk.entered) {
     const float* const state = work.state(work.states, chunk.index, head) + p * s.state;
@@ -61,7 +61,7 @@ template <class Act> __device__ void ssd_scan(const ssd_args<Act>& a, void* work
   const float skip = a.skip[head];
   Act* const to = a.y + (chunk.row + first) * a.inner + head * s.head_dim + p;
   each(y, [&](int i, int j, int r, int c) {
-    if (r < count && p + c < s.head_dim) store_rounded(to + r * a.inner + c, fmaf(skip, load(memory.first.at(r, c)), y.v[i][j]));
+    if (r < count && p + c < s.head_dim) to[r * a.inner + c] = fmaf(skip, *memory.first.at(r, c), y.v[i][j]);
   });
 }
 EXPORT_CUDA_F32_ENTRY(ssd, scan, 128)

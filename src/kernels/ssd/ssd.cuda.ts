@@ -109,7 +109,7 @@ function cudaF32(backward: boolean): Passes {
     launches(dims, scalars) {
       const { sequences, elements, groups, heads, chunks, blocks, triangle } = sizesOf(dims, scalars)
       const block = TILE_THREADS
-      const shared = 3 * tileBytes('f32', TILE)
+      const shared = 3 * tileBytes(TILE)
       const perState = { grid: [Math.ceil(elements / 256), heads, sequences], block: 256 } as const
       const sums = { grid: [chunks, heads, blocks.head * blocks.state], block, shared } as const
       const columns = { grid: [chunks, heads, blocks.chunk * blocks.head], block, shared } as const

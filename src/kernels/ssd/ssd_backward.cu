@@ -51,14 +51,14 @@ template <class Act> __device__ void ssd_backward_pass_back(const ssd_backward_a
 EXPORT_CUDA_F32_ENTRY(ssd_backward, pass_back, 256)
 
 // to[r] (+)= sum over the columns of body(i, j, r, c), by the lanes that share a row of the tile.
-template <class Act, class Body> __device__ void row_sums(const Tile<Act, TILE>& tile, int64_t rows, float* to, bool add, const Body& body) {
+template <class Body> __device__ void row_sums(const Tile<TILE>& tile, int64_t rows, float* to, bool add, const Body& body) {
 #pragma unroll
   for (int i = 0; i < tile.rows; i++) {
     const int r = tile.row(i);
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < tile.cols; j++) sum += body(i, j, r, tile.col(j));
-    sum = sum_of_row<Act>(sum);
+    sum = sum_of_row(sum);
     if (threadIdx.x % tile.lanes == 0 && r < rows) to[r] = add ? to[r] + sum : sum;
   }
 }
@@ -66,7 +66,7 @@ template <class Act, class Body> __device__ void row_sums(const Tile<Act, TILE>&
 // Blocks: chunk, group, block of rows.
 template <class Act> __device__ void ssd_backward_weights(const ssd_backward_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act> memory(shared_memory);
+  const Memory memory(shared_memory);
   __shared__ Decays rows, columns;
   const Sizes s(a);
   const Work work(s, workspace, true);
@@ -77,7 +77,7 @@ template <class Act> __device__ void ssd_backward_weights(const ssd_backward_arg
   for (int64_t block = 0; block <= blockIdx.z; block++) {
     const int64_t column = block * TILE, columns_count = chunk.rows_at(column);
     const float* const scores_at = work.square(work.scores, chunk.index, group, blockIdx.z, block);
-    Tile<Act, TILE> scores, weights, dots;
+    Tile<TILE> scores, weights, dots;
     clear(weights);
     each(scores, [&](int i, int j, int r, int c) { scores.v[i][j] = scores_at[r * TILE + c]; });
     for (int64_t head = group * per_group; head < (group + 1) * per_group; head++) {
@@ -112,7 +112,7 @@ EXPORT_CUDA_F32_ENTRY(ssd_backward, weights, 128)
 // Blocks: chunk, group, block of rows and of the state.
 template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act> memory(shared_memory);
+  const Memory memory(shared_memory);
   __shared__ Decays rows;
   const Sizes s(a);
   const Work work(s, workspace, true);
@@ -122,7 +122,7 @@ template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act
   if (first >= chunk.length) return;
   const int64_t count = chunk.rows_at(first), b = a.inner + group * s.state + n, c = b + s.groups * s.state;
 
-  Tile<Act, TILE> dc;
+  Tile<TILE> dc;
   clear(dc);
   for (int64_t j = 0; j <= block; j++) {
     __syncthreads();
@@ -134,7 +134,7 @@ template <class Act> __device__ void ssd_backward_dc(const ssd_backward_args<Act
   __syncthreads();
   memory.second.load_from(a.xbc + (chunk.row + first) * a.channels + c, a.channels, count, s.state - n);
   for (int64_t head = group * per_group; head < (group + 1) * per_group; head++) {
-    Tile<Act, TILE> u;
+    Tile<TILE> u;
     clear(u);
     if (chunk.entered)
       for (int64_t p = 0; p < s.head_dim; p += TILE) {
@@ -159,7 +159,7 @@ EXPORT_CUDA_F32_ENTRY(ssd_backward, dc, 128)
 // Blocks: chunk, group, block of rows and of the state.
 template <class Act> __device__ void ssd_backward_db(const ssd_backward_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act> memory(shared_memory);
+  const Memory memory(shared_memory);
   __shared__ Decays rows;
   const Sizes s(a);
   const Work work(s, workspace, true);
@@ -169,7 +169,7 @@ template <class Act> __device__ void ssd_backward_db(const ssd_backward_args<Act
   if (first >= chunk.length) return;
   const int64_t count = chunk.rows_at(first), b = a.inner + group * s.state + n, c = b + s.groups * s.state;
 
-  Tile<Act, TILE> db;
+  Tile<TILE> db;
   clear(db);
   for (int64_t i = block; i * TILE < chunk.length; i++) {
     __syncthreads();
@@ -180,7 +180,7 @@ template <class Act> __device__ void ssd_backward_db(const ssd_backward_args<Act
   }
   if (chunk.left)
     for (int64_t head = group * per_group; head < (group + 1) * per_group; head++) {
-      Tile<Act, TILE> v;
+      Tile<TILE> v;
       clear(v);
       for (int64_t p = 0; p < s.head_dim; p += TILE) {
         __syncthreads();
@@ -199,7 +199,7 @@ EXPORT_CUDA_F32_ENTRY(ssd_backward, db, 128)
 // Blocks: chunk, head, block of rows and of the head.
 template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act>& a, void* workspace) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act> memory(shared_memory);
+  const Memory memory(shared_memory);
   __shared__ Decays rows, columns;
   __shared__ float diagonal[TILE];
   const Sizes s(a);
@@ -215,7 +215,7 @@ template <class Act> __device__ void ssd_backward_dx(const ssd_backward_args<Act
     diagonal[r] = work.square(work.scores, chunk.index, group, block, block)[r * TILE + r];
 
   // Rows of these tiles are columns of the triangle.
-  Tile<Act, TILE> dx, through;
+  Tile<TILE> dx, through;
   clear(dx);
   clear(through);
   if (chunk.left)

@@ -7,7 +7,7 @@
 //
 // A factor of a row past the end of its sequence is 0, and so are elements of matrices past their ends.
 #pragma once
-#include "tile_cuda.h"
+#include "fragments_cuda.h"
 
 static constexpr int CHUNK = 64, STATE_STAGES = 3;
 // What is kept of each row and head, one array of 64 after the other: D, l, e^l where the row sees the token before the chunk, e^(l_Q - l) where the last
@@ -134,7 +134,7 @@ struct Square {
   }
   __device__ void add_product(const uint32_t (&a)[4], const uint32_t (&b)[4]) {
 #pragma unroll
-    for (int j = 0; j < 2; j++) multiply_fragments(v[j][0], v[j][1], v[j][2], v[j][3], a, b[2 * j], b[2 * j + 1]);
+    for (int j = 0; j < 2; j++) multiply_fragments(v[j], a, b[2 * j], b[2 * j + 1]);
   }
   // As a left operand, rounded to BF16.
   __device__ void round_to(uint32_t (&a)[4]) const {

@@ -125,8 +125,8 @@ __device__ inline float decay_between(const Decays& rows, int64_t first, int r, 
 }
 
 // The shared memory of a block of threads.
-template <class Act> struct Memory {
-  using Matrix = SharedMatrix<Act, TILE, TILE>;
+struct Memory {
+  using Matrix = SharedMatrix<TILE, TILE>;
   Matrix first, second, third;
   __device__ explicit Memory(uint4* memory)
       : first(memory), second(reinterpret_cast<char*>(memory) + Matrix::bytes), third(reinterpret_cast<char*>(memory) + 2 * Matrix::bytes) {}
@@ -161,9 +161,8 @@ template <class Args> __device__ void compute_decays(const Args& a, void* worksp
 
 // Blocks: chunk, group, tile of the triangle.
 template <class Args> __device__ void compute_scores(const Args& a, void* workspace, bool backward) {
-  using Act = Element<Args>;
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act> memory(shared_memory);
+  const Memory memory(shared_memory);
   const Sizes s(a);
   const Work work(s, workspace, backward);
   const Chunk chunk(a, s, blockIdx.x);
@@ -171,9 +170,9 @@ template <class Args> __device__ void compute_scores(const Args& a, void* worksp
   int i = 0, j = blockIdx.z;
   for (; j > i; i++) j -= i + 1;
   if (i * TILE >= chunk.length) return;
-  const Act* const b = a.xbc + chunk.row * a.channels + a.inner + group * s.state;
-  const Act* const c = b + s.groups * s.state;
-  Tile<Act, TILE> scores;
+  const float* const b = a.xbc + chunk.row * a.channels + a.inner + group * s.state;
+  const float* const c = b + s.groups * s.state;
+  Tile<TILE> scores;
   clear(scores);
   for (int64_t n = 0; n < s.state; n += TILE) {
     __syncthreads();
@@ -192,11 +191,11 @@ template <class Args, class Act, class Factor>
 __device__ void sum_of_products(const Args& a, const Work& work, const Chunk& chunk, const Act* u, int64_t u_stride, const Act* v,
                                 int64_t v_stride, float* to, const Factor& factor) {
   extern __shared__ uint4 shared_memory[];
-  const Memory<Act> memory(shared_memory);
+  const Memory memory(shared_memory);
   __shared__ Decays decays;
   const Sizes& s = work.s;
   const int64_t p = blockIdx.z / s.state_blocks * TILE, n = blockIdx.z % s.state_blocks * TILE;
-  Tile<Act, TILE> sum;
+  Tile<TILE> sum;
   clear(sum);
   for (int64_t first = 0; first < chunk.length; first += TILE) {
     const int64_t rows = chunk.rows_at(first);
