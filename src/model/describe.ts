@@ -26,7 +26,7 @@ export interface ModelDescription {
     readonly moments: number
     /** Images of quantised weights. */
     readonly images: number
-    /** Weights rounded to BF16, of those that enter products so, where that is kept. */
+    /** Weights rounded to BF16, of those that enter products so, and where each lies, where that is kept. */
     readonly copies: number
     /** Images of 4-bit weights as products read them, kept on backends that have a form for it. */
     readonly panels: number
@@ -159,7 +159,7 @@ export function describeModel(
       panels: keepsPanels(config)
         ? shapes.reduce((sum, { rows, cols }, i) => sum + (rows * cols * panelBits(resolved[i]!)) / 8, 0)
         : 0,
-      copies: keepsCopies(config) ? 2 * (copied + headCopied) : 0,
+      copies: keepsCopies(config) && copied + headCopied > 0 ? 2 * (copied + headCopied) + parameters / 4 : 0,
       inputsPerToken: total('inputs'),
       inputsPerTokenBf16: total('inputsBf16'),
       othersPerToken: act * config.hidden * (kinds.length + 1) + total('others'),
