@@ -149,6 +149,7 @@ export function linearSteps({ width, tokens }: LinearSpec, recipeName: string, b
     random: tensor('u32', [3]),
     signs: { fixed: signs('fixed'), none: signs('none') },
     microBatch: 0,
+    keepsPanels: true,
   }
   const recipe = resolveRecipe(findRecipe(recipeName), [{ name: 'linear', block: 1 }], { blocks: 3 }, 0, 1)[0]!
   const layer = new Linear({
