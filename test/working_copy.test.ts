@@ -1,33 +1,25 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import type { Kernel } from '../src/tensor/kernel.ts'
-import type { Tensor } from '../src/tensor/tensor.ts'
-import { openTrainer, smallConfig, testFolder } from './training.ts'
+import { testFolder } from './training.ts'
+import { watchedSteps } from './watched_steps.ts'
 
 const folder = testFolder()
 
 /** Three steps of two micro-batches, with validation in between: what they compute, and how often a weight of `size` elements is rounded. Before step `changed`
  * weights are said to have changed. */
 async function train(size: number, changed: number | undefined, ...overrides: string[]) {
-  const trainer = await openTrainer(
-    smallConfig(folder, 'recipe=bf16', 'model.pattern=-*', 'model.ffn=96', ...overrides),
-  )
-  const { backend, parameters } = trainer.model
-  const { run } = backend
   let rounded = 0
-  backend.run = ((kernel: Kernel, bindings: Record<string, Tensor>) => {
-    const { x, y } = bindings
-    if (kernel.name === 'cast' && x!.dtype === 'f32' && y!.dtype === 'bf16' && x!.size === size) rounded++
-    run.call(backend, kernel, bindings as never)
-  }) as unknown as typeof run
-  const losses: number[] = []
-  for (let step = 0; step < 3; step++) {
-    if (step === changed) trainer.model.weightsChanged()
-    losses.push(trainer.step(step).loss, trainer.validate().loss)
-  }
-  const weights = parameters.value.floats()
-  backend.close()
-  return { rounded, results: { losses, weights } }
+  const results = await watchedSteps(
+    folder,
+    ['recipe=bf16', 'model.ffn=96', ...overrides],
+    ({ name }, { x, y }) => {
+      if (name === 'cast' && x!.dtype === 'f32' && y!.dtype === 'bf16' && x!.size === size) rounded++
+    },
+    (step, { model }) => {
+      if (step === changed) model.weightsChanged()
+    },
+  )
+  return { rounded, results }
 }
 
 describe('the BF16 copy of a weight', () => {
