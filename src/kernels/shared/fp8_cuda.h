@@ -35,8 +35,6 @@ __device__ inline uint32_t times_zero(uint32_t x, uint32_t sum) {
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(x), "r"(0u), "r"(sum));
   return y;
 }
-__device__ inline float low_of(uint32_t pair) { return float_of(pair << 16); }
-__device__ inline float high_of(uint32_t pair) { return float_of(pair & 0xffff0000u); }
 
 struct FourPairs {
   uint32_t words[4];

@@ -129,9 +129,6 @@ __device__ inline uint32_t half_pair_towards_zero(float low, float high) {
   return pair;
 }
 
-__device__ inline float low_of(uint32_t pair) { return float_of(pair << 16); }
-__device__ inline float high_of(uint32_t pair) { return float_of(pair & 0xffff0000u); }
-
 // y times TO_HALF, rounded to E2M1's magnitudes times TO_HALF; |y| at most 6.5.
 __device__ inline float round_e2m1(float y) {
   const float p = fmaf(y, y * (39.0f / 256 * 0x1p22f / TO_HALF), 1.25f * 0x1p22f * TO_HALF);

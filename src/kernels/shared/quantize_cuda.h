@@ -4,6 +4,10 @@
 #include "piece_cuda.h"
 #include "quantize.h"
 
+// Of two BF16 in a word.
+__device__ inline float low_of(uint32_t pair) { return float_of(pair << 16); }
+__device__ inline float high_of(uint32_t pair) { return float_of(pair & 0xffff0000u); }
+
 enum class Rounding { nearest, stochastic, eden };
 
 template <class Format> struct Request {
