@@ -6,7 +6,7 @@ import { after, describe, it } from 'node:test'
 import { parseHTML } from 'linkedom'
 import { presets } from '../presets/index.ts'
 import { purposes } from '../presets/purposes.ts'
-import { type Curve, renderLossChart, thin } from '../src/cli/chart.ts'
+import { type Curve, differences, renderLossChart, thin } from '../src/cli/chart.ts'
 import { presetRows } from '../src/cli/presets.ts'
 import { loadConfig } from '../src/config/load.ts'
 import { configText } from '../src/run/read.ts'
@@ -47,6 +47,21 @@ describe('loss chart', () => {
     assert.ok(a > b + 20, `the lower loss ends at ${a}, the higher at ${b}`)
   })
 
+  it('draws how far others are from the first, where both have a step', () => {
+    const first = curve('a', 0, 400)
+    const twice = (points: Curve['training']) => points.map(({ step, loss }) => ({ step, loss: 1.01 * loss }))
+    const other = { label: 'b', training: twice(curve('', 0).training), validation: twice(first.validation) }
+    const { curves, text } = differences([first, other])
+    assert.deepEqual(
+      curves.map(({ label, training, validation }) => [label, training.length, validation.length]),
+      [['b', 400, 1]],
+    )
+    for (const { loss } of curves[0]!.training) assert.ok(Math.abs(loss + 1) < 1e-9)
+    const texts = textsOf(renderLossChart(curves, text))
+    for (const part of ['loss against a, difference in %', 'b, validation -1.00 %'])
+      assert.ok(texts.includes(part), part)
+  })
+
   it('leaves out what is not finite', () => {
     const broken = { ...curve('a', 0), validation: [{ step: 1, loss: Number.NaN }] }
     assert.ok(textsOf(renderLossChart([broken])).includes('a'))
@@ -84,6 +99,16 @@ describe('halfbyte plot', () => {
     const svg = readFileSync(out, 'utf8')
     assert.ok(textsOf(svg).includes('tiny-001 (nvfp4), validation 4.500'))
     assert.equal(runCli(['plot', run, '--out', '-']).stdout, svg)
+  })
+
+  it('draws differences of at least two runs', () => {
+    const single = runCli(['plot', run, '--difference'])
+    assert.deepEqual(
+      [single.status, single.stderr],
+      [2, 'halfbyte: --difference is from the first of at least two runs, found 1\n'],
+    )
+    const svg = runCli(['plot', run, run, '--difference', '--out', '-']).stdout
+    assert.ok(textsOf(svg).includes('tiny-001 (nvfp4), validation 0.00 %'))
   })
 
   it('names a directory that is no run, and a file that cannot be written', () => {

@@ -40,8 +40,46 @@ export function thin(points: readonly LossPoint[], most: number): LossPoint[] {
   ).map((step, i) => ({ step, loss: losses[i]! }))
 }
 
+/** What the curves are of. */
+export interface ChartText {
+  readonly title: string
+  readonly y: string
+  /** A validation's value in the legend. */
+  readonly value: (value: number) => string
+  /** Whether the unsmoothed curve is drawn too. */
+  readonly raw: boolean
+}
+
+const ofLosses: ChartText = {
+  title: 'Loss of',
+  y: 'loss (nats per token)',
+  value: loss => loss.toFixed(3),
+  raw: true,
+}
+
+/**
+ * Of each other curve its relative difference from the first in percent, at the steps that both have: negative where its loss is higher, as in
+ * the paper's figures.
+ */
+export function differences([first, ...others]: readonly Curve[]): { curves: Curve[]; text: ChartText } {
+  const from = (points: readonly LossPoint[]) => new Map(points.map(({ step, loss }) => [step, loss]))
+  const [training, validation] = [from(first!.training), from(first!.validation)]
+  const relative = (points: readonly LossPoint[], to: ReadonlyMap<number, number>): LossPoint[] =>
+    points.flatMap(({ step, loss }) => {
+      const reference = to.get(step)
+      return reference === undefined ? [] : [{ step, loss: (100 * (reference - loss)) / reference }]
+    })
+  const curves = others.map(curve => ({
+    label: curve.label,
+    training: relative(curve.training, training),
+    validation: relative(curve.validation, validation),
+  }))
+  const y = `loss against ${first!.label}, difference in %`
+  return { curves, text: { title: `${y}, of`, y, value: percent => `${percent.toFixed(2)} %`, raw: false } }
+}
+
 /** The SVG text. Losses that are not finite are left out. */
-export function renderLossChart(curves: readonly Curve[]): string {
+export function renderLossChart(curves: readonly Curve[], text = ofLosses): string {
   const finite = (points: readonly LossPoint[]) => points.filter(({ loss }) => Number.isFinite(loss))
   const marks = curves.flatMap(({ training, validation }, index) => {
     const stroke = colorOf(index)
@@ -49,7 +87,7 @@ export function renderLossChart(curves: readonly Curve[]): string {
     const axes = { x: 'step', y: 'loss' } as const
     const window = { k: Math.max(1, Math.round(points.length / 50)), anchor: 'middle' } as const
     return [
-      line(points, { ...axes, stroke, strokeOpacity: 0.25, strokeWidth: 1 }),
+      ...(text.raw ? [line(points, { ...axes, stroke, strokeOpacity: 0.25, strokeWidth: 1 })] : []),
       line(points, windowY(window, { ...axes, stroke, strokeWidth: 1.8 })),
       dot(finite(validation), { ...axes, fill: stroke, stroke: paper, strokeWidth: 1, r: 4 }),
     ]
@@ -59,7 +97,7 @@ export function renderLossChart(curves: readonly Curve[]): string {
     ...margins,
     style: { fontSize: '13px', color: ink, background: paper },
     x: { label: 'step →', labelArrow: 'none', labelAnchor: 'center', nice: false },
-    y: { label: 'loss (nats per token)', labelArrow: 'none', nice: true, zero: false },
+    y: { label: text.y, labelArrow: 'none', nice: true, zero: false },
     marks: [gridY({ strokeOpacity: 0.15 }), frame({ strokeOpacity: 0.25 }), ...marks],
   })
 
@@ -67,13 +105,13 @@ export function renderLossChart(curves: readonly Curve[]): string {
   root.setAttribute('role', 'img')
   root.setAttribute('color', ink)
   root.prepend(element('rect', { ...size, fill: paper }))
-  root.prepend(element('title', {}, `Loss of ${curves.map(({ label }) => label).join(', ')}`))
+  root.prepend(element('title', {}, `${text.title} ${curves.map(({ label }) => label).join(', ')}`))
   const right = size.width - margins.marginRight - 12
   curves.forEach(({ label, validation }, index) => {
     const last = finite(validation).at(-1)
     const y = margins.marginTop + 20 + 20 * index
-    const text = last ? `${label}, validation ${last.loss.toFixed(3)}` : label
-    root.append(element('text', { x: right - 34, y, dy: '0.32em', 'text-anchor': 'end' }, text))
+    const legend = last ? `${label}, validation ${text.value(last.loss)}` : label
+    root.append(element('text', { x: right - 34, y, dy: '0.32em', 'text-anchor': 'end' }, legend))
     const stroke = colorOf(index)
     root.append(element('line', { x1: right - 26, x2: right, y1: y, y2: y, stroke, 'stroke-width': 2 }))
     if (last) root.append(element('circle', { cx: right - 13, cy: y, r: 4, fill: stroke, stroke: paper }))
