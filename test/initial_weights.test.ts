@@ -52,8 +52,10 @@ describe('initial weights', () => {
     for (const [name, initialise] of Object.entries(initialisers)) {
       const spec: ParameterSpec = { name, shape: [1001], initialise, decay: false }
       const [whole, ranges] = [new Float32Array(1001), new Float32Array(1001)]
-      drawPiece(spec, 3, 0, whole)
-      for (const start of [996, 0, 500, 4]) drawPiece(spec, 3, start, ranges.subarray(start, start === 4 ? 500 : 1001))
+      const draw = (start: number, into: Float32Array) =>
+        drawPiece([spec], 3, { index: 0, start, size: into.length }, into)
+      draw(0, whole)
+      for (const start of [996, 0, 500, 4]) draw(start, ranges.subarray(start, start === 4 ? 500 : 1001))
       ranges.set(whole.subarray(0, 4))
       assert.deepEqual(bits(ranges), bits(whole), name)
       assert.ok(whole.every(Number.isFinite) && whole.some(value => value !== 0), name)

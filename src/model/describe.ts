@@ -1,5 +1,4 @@
 import { formats } from '../formats/formats.ts'
-import { readsBf16 } from '../ops/working_copy.ts'
 import type { Gemm, Operand, Quantized, Recipe } from '../recipes/recipe.ts'
 import { isQuantized, phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
 import { dtypes } from '../tensor/dtype.ts'
@@ -7,6 +6,7 @@ import { sizeOf } from '../tensor/tensor.ts'
 import { blockKinds } from './blocks/index.ts'
 import { keepsCopies, keepsPanels, type LinearShape, type ModelConfig } from './config.ts'
 import { linearShapes, parameterSpecs } from './parameters.ts'
+import { readInBf16 } from './working_copies.ts'
 
 /** What a model of this shape costs, without building it. Bytes and floating-point operations are exact counts, not estimates. */
 export interface ModelDescription {
@@ -116,12 +116,9 @@ export function describeModel(
   const perFormat: Record<string, number> = {}
   for (const { format } of linears) perFormat[format] = (perFormat[format] ?? 0) + 1
 
-  const ofPhases = phases(recipe, steps).map(start => resolveRecipe(recipe, shapes, depth, start, steps))
-  const copied = shapes.reduce(
-    (sum, { rows, cols }, i) => (ofPhases.some(of => readsBf16(of[i]!)) ? sum + rows * cols : sum),
-    0,
-  )
-  const headCopied = (recipe.head ?? 'bf16') === 'bf16' ? table : 0
+  const inPhases = phases(recipe, steps).map(start => resolveRecipe(recipe, shapes, depth, start, steps))
+  const names = readInBf16(recipe, shapes, inPhases)
+  const copied = count(specs.all.filter(({ name }) => names.has(name)))
   const weights = shapes.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
   const kinds = specs.blocks.map(({ kind }) => blockKinds[kind]!)
   const outside = kinds.reduce((sum, kind) => sum + kind.flops(config, sequence), 0)
@@ -159,7 +156,7 @@ export function describeModel(
       panels: keepsPanels(config)
         ? shapes.reduce((sum, { rows, cols }, i) => sum + (rows * cols * panelBits(resolved[i]!)) / 8, 0)
         : 0,
-      copies: keepsCopies(config) && copied + headCopied > 0 ? 2 * (copied + headCopied) + parameters / 4 : 0,
+      copies: keepsCopies(config) && copied > 0 ? 2 * copied + parameters / 4 : 0,
       inputsPerToken: total('inputs'),
       inputsPerTokenBf16: total('inputsBf16'),
       othersPerToken: act * config.hidden * (kinds.length + 1) + total('others'),

@@ -72,9 +72,9 @@ export async function drawWeights(
   const pieces = piecesOf(specs)
   const next = () => (signal?.aborted ? undefined : pieces.next().value)
   let done = 0
-  const write: WritePiece = ({ index, start, size }, values) => {
-    parameters.all[index]!.value.part(start, [size]).write(values)
-    progress((done += size), total)
+  const write: WritePiece = (piece, values) => {
+    parameters.write(piece, values)
+    progress((done += piece.size), total)
   }
   const wanted = Math.min(threads, mostThreads, Math.floor(total / leastOfThread))
   if (wanted > 1) {
@@ -82,9 +82,7 @@ export async function drawWeights(
     return
   }
   for (let piece = next(); piece; piece = next()) {
-    const values = new Float32Array(piece.size)
-    drawPiece(specs[piece.index]!, seed, piece.start, values)
-    write(piece, values)
+    write(piece, drawPiece(specs, seed, piece))
     await setImmediate()
   }
 }

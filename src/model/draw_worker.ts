@@ -14,6 +14,6 @@ const { config, seed } = workerData as DrawTask
 const specs = parameterSpecs(config).all
 
 parentPort!.on('message', ({ piece, buffer }: { piece: Piece; buffer: ArrayBuffer }) => {
-  drawPiece(specs[piece.index]!, seed, piece.start, new Float32Array(buffer, 0, piece.size))
+  drawPiece(specs, seed, piece, new Float32Array(buffer, 0, piece.size))
   parentPort!.postMessage({ piece, buffer }, [buffer])
 })

@@ -74,6 +74,14 @@ export function* piecesOf(specs: readonly Pick<ParameterSpec, 'shape'>[]): Gener
   }
 }
 
-/** Fills `values` with the initial values of a parameter from its element `start` on. */
-export const drawPiece = ({ name, initialise }: ParameterSpec, seed: number, start: number, values: Float32Array) =>
+/** The initial values of a range of parameters. @param values receives them. */
+export function drawPiece(
+  specs: readonly ParameterSpec[],
+  seed: number,
+  { index, start, size }: Piece,
+  values: Float32Array = new Float32Array(size),
+): Float32Array {
+  const { name, initialise } = specs[index]!
   initialise(streamOf(seed, name, start), values)
+  return values
+}

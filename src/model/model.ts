@@ -6,7 +6,7 @@ import { gemms, Linear, type LinearState, roles, streamOf, type Watched } from '
 import { recompute } from '../ops/recompute.ts'
 import { residualNorm, rmsNorm } from '../ops/rms_norm.ts'
 import { Tape, Var } from '../ops/tape.ts'
-import { readsBf16, WorkingCopy } from '../ops/working_copy.ts'
+import { WorkingCopy } from '../ops/working_copy.ts'
 import type { Recipe } from '../recipes/recipe.ts'
 import { phases, type ResolvedRecipe, resolveRecipe } from '../recipes/resolve.ts'
 import { checkShape, outputMultiple } from '../recipes/shapes.ts'
@@ -16,8 +16,8 @@ import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
 import type { BlockContext, BlockMemory } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
 import { keepsCopies, keepsPanels, type LinearShape, type ModelConfig } from './config.ts'
-import { type BlockSpec, linearShapes, Parameters, parameterSpecs } from './parameters.ts'
-import { WorkingCopies } from './working_copies.ts'
+import { type BlockSpec, headName, linearShapes, Parameters, parameterSpecs } from './parameters.ts'
+import { readInBf16, roundsHead, WorkingCopies } from './working_copies.ts'
 
 export interface ModelOptions {
   readonly config: ModelConfig
@@ -43,9 +43,6 @@ export interface Batch {
   /** The first position of its sequence that each row may see: 0, or where its document begins. */
   readonly starts: Tensor
 }
-
-const headName = 'lm_head.weight'
-const roundsHead = ({ head }: Recipe): boolean => (head ?? 'bf16') === 'bf16'
 
 /** For each of `gemms`, the operand whose random stream also addresses the signs of its rotation. */
 const signRoles = ['xRows', 'dyRows', 'dyColumns'] as const
@@ -119,7 +116,8 @@ export class Model {
       microBatch: 0,
       keepsPanels: keepsPanels(config),
     }
-    const copied = keepsCopies(config) ? this.#copied() : new Set<string>()
+    const inPhases = this.phases.map(step => this.#resolve(recipe, step))
+    const copied = keepsCopies(config) ? readInBf16(recipe, this.#shapes, inPhases) : new Set<string>()
     this.copies = copied.size > 0 ? new WorkingCopies(this.parameters, copied) : undefined
     this.#headCopy = new WorkingCopy(this.parameters.named(headName).value, this.copies?.of(headName))
     this.tape = new Tape(backend, config.activations)
@@ -164,19 +162,10 @@ export class Model {
     this.#use(this.recipe)
     this.#drawSigns(random)
     // Images that validation made under the last step's randomness must not live on.
-    this.#dropImages()
+    this.dropImages()
     // Before what is recorded and replayed, which relies on copies that the optimizer brings up to date.
     for (const { copy } of this.linears) copy.refresh()
     this.#headCopy.refresh()
-  }
-
-  /** Names of weights that enter products in BF16 at some time of the run. */
-  #copied(): Set<string> {
-    const linears = this.phases.flatMap(step => {
-      const resolved = this.#resolve(this.recipe, step)
-      return this.#shapes.flatMap(({ name }, i) => (readsBf16(resolved[i]!) ? [`backbone.${name}.weight`] : []))
-    })
-    return new Set(roundsHead(this.recipe) ? [...linears, headName] : linears)
   }
 
   #drawSigns(random: Uint32Array): void {
@@ -200,12 +189,8 @@ export class Model {
     this.#headCopy.weightChanged()
   }
 
-  /** Must be called after the optimizer has changed weights, and `copies` with them. */
-  weightsUpdated(): void {
-    this.#dropImages()
-  }
-
-  #dropImages(): void {
+  /** Images of weights are made anew at their next use; to be called after the optimizer has changed weights, and `copies` with them. */
+  dropImages(): void {
     for (const linear of this.linears) linear.dropImages()
   }
 

@@ -5,7 +5,10 @@ import { persistentTensor, sizeOf, type Tensor } from '../tensor/tensor.ts'
 import type { ParameterSpec } from './blocks/block.ts'
 import { blockKinds } from './blocks/index.ts'
 import type { LinearShape, ModelConfig } from './config.ts'
-import { drawPiece, normal, ones, piecesOf } from './initialise.ts'
+import { drawPiece, normal, ones, type Piece, piecesOf } from './initialise.ts'
+
+/** The output layer's weight. */
+export const headName = 'lm_head.weight'
 
 export interface BlockSpec {
   readonly kind: string
@@ -41,7 +44,7 @@ export function parameterSpecs(config: ModelConfig): { blocks: BlockSpec[]; all:
       table('backbone.embeddings.weight'),
       ...blocks.flatMap(({ parameters }) => parameters),
       norm('backbone.norm_f.weight'),
-      { ...table('lm_head.weight'), linear: true },
+      { ...table(headName), linear: true },
     ],
   }
 }
@@ -110,11 +113,12 @@ export class Parameters {
     })
     this.#byName = new Map(this.all.map(parameter => [parameter.name, parameter]))
     if (seed === undefined) return
-    for (const { index, start, size } of piecesOf(specs)) {
-      const values = new Float32Array(size)
-      drawPiece(specs[index]!, seed, start, values)
-      this.all[index]!.value.part(start, [size]).write(values)
-    }
+    for (const piece of piecesOf(specs)) this.write(piece, drawPiece(specs, seed, piece))
+  }
+
+  /** Sets the values of a range. */
+  write({ index, start, size }: Piece, values: Float32Array): void {
+    this.all[index]!.value.part(start, [size]).write(values)
   }
 
   /** Elements of all parameters, without padding. */

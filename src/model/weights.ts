@@ -2,6 +2,7 @@ import { roundBf16 } from '../formats/bf16.ts'
 import { isQuantized } from '../recipes/resolve.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { Model } from './model.ts'
+import { headName } from './parameters.ts'
 
 /**
  * Weights as a deployed model would hold them, in place of the FP32 master weights, so that a recipe without rounding computes with them and
@@ -32,7 +33,7 @@ export function useWeights(model: Model, kind: WeightKind): number {
       coded++
     } else roundInPlace(linear.weight.value)
   }
-  for (const name of ['backbone.embeddings.weight', 'lm_head.weight']) roundInPlace(model.parameters.named(name).value)
+  for (const name of ['backbone.embeddings.weight', headName]) roundInPlace(model.parameters.named(name).value)
   model.weightsChanged()
   return coded
 }

@@ -1,5 +1,26 @@
+import { readsBf16 } from '../ops/working_copy.ts'
+import type { Recipe } from '../recipes/recipe.ts'
+import type { ResolvedRecipe } from '../recipes/resolve.ts'
 import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
-import type { Parameters } from './parameters.ts'
+import type { LinearShape } from './config.ts'
+import { headName, type Parameters } from './parameters.ts'
+
+/** Whether the products of the output layer round their operands to BF16. */
+export const roundsHead = ({ head }: Recipe): boolean => (head ?? 'bf16') === 'bf16'
+
+/**
+ * Names of the weights that enter products in BF16 at some time of a run.
+ * @param phases the recipe of each of `shapes` in every phase.
+ */
+export function readInBf16(
+  recipe: Recipe,
+  shapes: readonly LinearShape[],
+  phases: readonly (readonly ResolvedRecipe[])[],
+): ReadonlySet<string> {
+  const linears = shapes.filter((_, i) => phases.some(resolved => readsBf16(resolved[i]!)))
+  const names = linears.map(({ name }) => `backbone.${name}.weight`)
+  return new Set(roundsHead(recipe) ? [...names, headName] : names)
+}
 
 /** Where a weight's copy lies, in groups of 16 elements: the first of the flat buffer of parameters, the first of the copies, and how many. */
 interface Span {

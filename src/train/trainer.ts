@@ -149,7 +149,7 @@ export class Trainer {
       model.watch(undefined)
     }
     optimizer.update(this.#found.view([this.#found.size / 2, 2]))
-    model.weightsUpdated()
+    model.dropImages()
   }
 
   /** By micro-batch, in the order in which operands were made: the first is where it began. */
