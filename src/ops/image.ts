@@ -251,9 +251,6 @@ export function bothImages(
   return { row: made, column: made_t }
 }
 
-/** Whether `squareImages` of the format rounds w to BF16 as it reads it, if asked. */
-export const roundsSquares = (format: FormatName): boolean => quantize[format].rounds
-
 /**
  * Both images of w, or where `rounded` of its BF16 rounding, from square tiles; `column` is the exact transpose of `row`.
  * @throws RangeError if a rotation is asked for, because it would differ between the two.
@@ -299,7 +296,7 @@ export function forwardPair(
 ): Pair {
   const { square, format } = request.spec
   if (!square || request.hadamard) return { row: rowImage(backend, allocate, x.value, request) }
-  if (unrounded && roundsSquares(format)) return squareImages(backend, allocate, unrounded, request, true)
+  if (unrounded && quantize[format].rounds) return squareImages(backend, allocate, unrounded, request, true)
   return squareImages(backend, allocate, x.value, request)
 }
 
@@ -313,13 +310,17 @@ export function dequantizeImage(backend: Backend, allocate: Allocate, image: Ima
   return y
 }
 
+/** Whether the scales of an image lie block by block, and line by line within a block. */
+export const liesByBlocks = ({ format, rows, cols, scales }: Image): boolean =>
+  formats[format].scale === 'f32' &&
+  scales.shape[0] === Math.ceil(cols / formats[format].block) &&
+  scales.shape[1] === rows
+
 /** The scales of an image as src/formats has them: line by line. */
-export function scalesOfLines({ format, rows, cols, scales }: Image): Uint8Array | Float32Array {
-  const [first, second] = scales.shape
-  const { block, scale } = formats[format]
-  const read = scales.read() as Uint8Array | Float32Array
-  const blockByBlock = scale === 'f32' && first === Math.ceil(cols / block) && second === rows
-  return blockByBlock ? transpose(read as Float32Array, first, rows) : read
+export function scalesOfLines(image: Image): Uint8Array | Float32Array {
+  const [blocks, rows] = image.scales.shape
+  const read = image.scales.read() as Uint8Array | Float32Array
+  return liesByBlocks(image) ? transpose(read as Float32Array, blocks!, rows!) : read
 }
 
 /** `x` itself if it has that dtype, else a copy rounded to it. */

@@ -247,8 +247,7 @@ export class Linear {
     store.rewind()
     tape.scope(() => {
       const value = () => castTo(tape.backend, tape.allocate, this.value, 'bf16')
-      const w = new Var({ dtype: 'bf16', shape: this.value.shape, value, mapped: () => ({ x: value(), squared: 0 }) })
-      made.push(make(w, store.allocate))
+      made.push(make(new Var({ dtype: 'bf16', shape: this.value.shape, value }), store.allocate))
     })
     return made[0]!
   }

@@ -43,7 +43,7 @@ export function residualNorm(
       know()
       return x
     }
-    sum = new Var({ dtype, shape, value, mapped: () => ({ x: value(), squared: 0 }) })
+    sum = new Var({ dtype, shape, value })
     tape.record(sum, [], dsum => {
       passGradient(tape, stream, dsum)
       passGradient(tape, branch, dsum)

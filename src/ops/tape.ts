@@ -27,8 +27,8 @@ interface Deferred {
   readonly dtype: DType
   readonly shape: readonly number[]
   value(): Tensor
-  /** What to read instead of the value. */
-  mapped(): Mapped
+  /** What to read instead of the value; absent: nothing but the value. */
+  mapped?(): Mapped
 }
 
 /** An activation on the tape. Its gradient has the shape and dtype of `value`. */
@@ -55,7 +55,8 @@ export class Var {
 
   /** What the value is made of, for kernels that make it themselves; of a value that exists, itself. */
   get mapped(): Mapped {
-    return this.#value || !this.#deferred ? { x: this.value, squared: 0 } : this.#deferred.mapped()
+    const mapped = this.#value ? undefined : this.#deferred?.mapped?.()
+    return mapped ?? { x: this.value, squared: 0 }
   }
 }
 

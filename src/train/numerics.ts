@@ -3,6 +3,7 @@ import { formats } from '../formats/formats.ts'
 import { rotate } from '../formats/hadamard.ts'
 import type { QuantizedMatrix } from '../formats/quantize.ts'
 import { reportOn } from '../formats/report.ts'
+import { liesByBlocks } from '../ops/image.ts'
 import type { Role, Watched } from '../ops/linear.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 
@@ -82,23 +83,22 @@ function imageLines({ image }: Watched, { first, count, from, length }: Window):
   const { format, rows, cols, codes, scales, amax, outer, bound } = image
   const { bits } = formats[format].element
   const tile = formats[format].block
-  const blockByBlock = scales.dtype === 'f32' && scales.shape[0] === Math.ceil(cols / tile) && scales.shape[1] === rows
   const perTile = scales.shape.length === 2 && scales.shape[0] !== rows
   /** The window of `lines` lines of `across` elements, which stand for all of the image's columns. */
   const cut = (tensor: Tensor, across: number, line: number, lines: number): Uint8Array | Float32Array => {
     if (length === cols) return tensor.part(line * across, [lines, across]).read() as Uint8Array | Float32Array
     const width = (length * across) / cols
-    const pieces = Array.from({ length: lines }, (_, i) =>
+    const parts = Array.from({ length: lines }, (_, i) =>
       from.map(begin => tensor.part((line + i) * across + (begin * across) / cols, [width]).read()),
     ).flat()
-    const whole = new (pieces[0]!.constructor as Uint8ArrayConstructor)(pieces.length * width)
-    for (const [i, piece] of pieces.entries()) whole.set(piece as Uint8Array, i * width)
+    const whole = new (parts[0]!.constructor as Uint8ArrayConstructor)(parts.length * width)
+    for (const [i, part] of parts.entries()) whole.set(part as Uint8Array, i * width)
     return whole
   }
   const scale = (): Uint8Array | Float32Array => {
     if (scales.shape.length === 1) return scales.read() as Float32Array
     const across = scales.shape[1]!
-    if (blockByBlock) {
+    if (liesByBlocks(image)) {
       const blocks = from.flatMap(begin => Array.from({ length: Math.ceil(length / tile) }, (_, i) => begin / tile + i))
       const lines = new Float32Array(count * blocks.length)
       for (const [j, block] of blocks.entries()) {
