@@ -88,6 +88,8 @@ export interface Native {
   scales(dims: Dims): { readonly a?: string; readonly b?: string }
   /** Launches that bring them there. */
   arrange?(dims: Dims): readonly Launch[]
+  /** Whether scales of whole tensors are multiplied into the sums, by the launch `factor`. */
+  readonly factor?: true
 }
 
 export interface Expansion {
@@ -116,7 +118,7 @@ function nativeLaunches(
   const layouts = native.layouts(dims, scalars)
   // Rows of codes that tensor cores read begin at multiples of 16 bytes, and so do those of c.
   if (!offers || !layouts || m % 16 !== 0 || n % 16 !== 0 || k % 32 !== 0) return undefined
-  const { dtype } = native
+  const { dtype, factor } = native
   const { a, b } = native.scales(dims)
   const product: Product = {
     m,
@@ -125,15 +127,11 @@ function nativeLaunches(
     a: { at: 'a_codes', dtype, scales: { at: a ?? layout.a, layout: layouts.a }, transposed: false },
     b: { at: 'b_codes', dtype, scales: { at: b ?? layout.b, layout: layouts.b }, transposed: true },
     c: { at: 'c', dtype: dtypes.c as 'f32' | 'bf16' },
-    ...(dtype === 'e2m1' ? { alpha: 0 } : {}),
+    ...(factor ? { alpha: 0 } : {}),
     accumulate: scalars.accumulate === 1,
   }
   if (!offers(product)) return undefined
-  return [
-    ...(native.arrange?.(dims) ?? []),
-    ...(dtype === 'e2m1' ? [{ entry: 'factor', grid: 1, block: 32 }] : []),
-    product,
-  ]
+  return [...(native.arrange?.(dims) ?? []), ...(factor ? [{ entry: 'factor', grid: 1, block: 32 }] : []), product]
 }
 
 /** Products of images: codes are expanded to values times block scales, multiplied, and scaled by what belongs to whole tensors or rows. */

@@ -101,11 +101,10 @@ export const gemmFp8 = defineKernel({
         }
       },
       arrange(dims) {
-        const { blocks, a } = scalesOf(dims)
-        if (blocks % 4 === 0) return []
-        const lines = a === 'tiles128' ? dims.a_scale_lines! : dims.b_scale_lines!
-        const tiled = a === 'tiles128' || scalesOf(dims).b === 'tiles128'
-        return tiled ? [{ entry: a === 'tiles128' ? 'pad_a' : 'pad_b', ...cover(lines * (blocks + 3), 1) }] : []
+        const { blocks, a, b } = scalesOf(dims)
+        const pad = (entry: string, layout: string, lines: number) =>
+          layout === 'tiles128' && blocks % 4 !== 0 ? [{ entry, ...cover(lines * (blocks + 3), 1) }] : []
+        return [...pad('pad_a', a, dims.a_scale_lines!), ...pad('pad_b', b, dims.b_scale_lines!)]
       },
     },
     tolerance: nativeTolerance,

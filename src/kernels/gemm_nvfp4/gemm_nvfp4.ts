@@ -112,6 +112,7 @@ export const gemmNvfp4 = defineKernel({
     factor: true,
     native: {
       dtype: 'e2m1',
+      factor: true,
       layouts: (_, { a_per_row, b_per_row }) => (a_per_row || b_per_row ? undefined : { a: 'rows16', b: 'rows16' }),
       scales: () => ({}),
       arrange: ({ m, n, blocks }) => [
