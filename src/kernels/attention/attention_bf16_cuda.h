@@ -12,9 +12,6 @@
 
 static constexpr int STEP = 64;
 
-// Bytes of shared memory after the matrices: a word or two for each of 128 rows.
-static constexpr int NOTES_BYTES = 2048;
-
 // Smallest and largest of two values of each thread over the block; has barriers. `notes` are 2 words for each warp.
 __device__ inline int2 range_over_block(int x, int y, int32_t* notes) {
   constexpr int warps = WARPGROUP / 32;

@@ -2,7 +2,7 @@
 #pragma once
 #include "cuda.h"
 
-__device__ inline float sum_of_warp(float x) {
+template <class Real> __device__ Real sum_of_warp(Real x) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
   return x;

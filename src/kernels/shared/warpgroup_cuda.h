@@ -164,16 +164,6 @@ __device__ void write_sums(const Sums<N>& sums, bf16* to, int64_t stride, int64_
   }
 }
 
-// Largest of, and sum over, the four lanes that share a row.
-__device__ inline float largest_of_lanes(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ inline float sum_of_lanes(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
 #ifdef HALFBYTE_WGMMA
 // What an instruction is told of a matrix: its address, and the distance in bytes between panels (where its columns are the result's) and between
 // groups of 8 rows, all in units of 16, and that units of 16 bytes are permuted within 128.

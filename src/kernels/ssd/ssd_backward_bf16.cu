@@ -8,6 +8,7 @@
 // columns of the triangle, large terms that nearly cancel: both are sums of the very same FP32 values, and their differences are added in double precision.
 // With i after the chunk or j before it, it comes from products with states, which do not cancel.
 #include "ssd_bf16_cuda.h"
+#include "sums_cuda.h"
 
 // Elements of a state up to which a block has shared memory for two heads.
 static constexpr int MOST_FOR_TWO_STAGES = 3072;
@@ -40,15 +41,6 @@ __device__ inline float sum_of_columns(float (&v)[4]) {
   const float sent = odd ? v[0] : v[1], kept = odd ? v[1] : v[0];
   const float sum = kept + __shfl_xor_sync(0xffffffffu, sent, 8);
   return sum + __shfl_xor_sync(0xffffffffu, sum, 4);
-}
-
-__device__ inline float sum_of_warp(float x) {
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-  return x;
-}
-__device__ inline double sum_of_warp(double x) {
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-  return x;
 }
 
 // What the warps of a block find out about 64 rows and one head. Of the triangle below the diagonal: sums by row, of each column of squares; by column without

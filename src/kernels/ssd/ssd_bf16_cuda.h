@@ -146,11 +146,6 @@ struct Square {
 __device__ inline int row_of(int i) { return warp_of() * 16 + lane_of() / 4 + 8 * i; }
 __device__ inline int column_of(int j) { return 8 * j + 2 * (lane_of() % 4); }
 
-__device__ inline float sum_of_lanes(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
 // A square to the leading rows and columns of a matrix in global memory, added to what is there if `accumulate`. All lanes; where it can, four elements at
 // a time: a lane gives its neighbour one half of its two columns and takes the other, so that a row's 16 columns are written in whole sectors.
 __device__ inline void write_square(const Square& x, bf16* to, int64_t stride, int rows, int cols, bool fours, bool accumulate) {
