@@ -93,9 +93,8 @@ export const nemotron1b = {
 
 /** A hybrid of the size of that transformer, in the proportions of the 8B: not a model of the paper. */
 export const hybrid1b = {
+  ...nemotron1b,
   name: 'hybrid-1.2b',
-  steps: 158946,
-  recipe: 'nvfp4',
   model: {
     pattern: 'M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-',
     hidden: 2048,
@@ -111,9 +110,4 @@ export const hybrid1b = {
     init_std: 0.02,
     bf16_blocks: [0, 5],
   },
-  data: { ...data, batch: 768 },
-  optimizer: { lr: 1.2e-3 },
-  schedule: { ...schedule, decay: 0.15 },
-  checkpoint,
-  validation,
 } as const satisfies RunPreset
