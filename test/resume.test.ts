@@ -7,7 +7,7 @@ import { killAndResume, recordsOf, sameRun, startUntilRecords } from './resume.t
 import { configFile, startCli, testFolder } from './training.ts'
 
 const folder = testFolder()
-const steps = 60
+const steps = 200
 const config = configFile(folder, `steps=${steps}`, 'checkpoint.every=3')
 const undisturbed = join(folder, 'undisturbed')
 
@@ -15,12 +15,12 @@ describe('a run that is interrupted', { timeout: 120_000 }, () => {
   before(async () => {
     const { code, stderr } = await startCli(['train', config, '--run', undisturbed]).ended
     assert.equal(code, 0, stderr)
-    assert.equal(recordsOf(undisturbed).length, steps + 6)
+    assert.equal(recordsOf(undisturbed).length, steps + 20)
   })
 
   it('by kill -9 goes on to the same bits, on any number of threads', async () => {
     const run = join(folder, 'killed')
-    await killAndResume(config, run, 3, steps, 11)
+    await killAndResume(config, run, 4, 60, 11)
     sameRun(run, undisturbed)
     assert.ok([...readEvents(run)].some(({ event }) => event === 'resumed'))
   })
@@ -35,7 +35,7 @@ describe('a run that is interrupted', { timeout: 120_000 }, () => {
       child.kill(signal)
       const { code, stdout, stderr } = await ended
       assert.deepEqual([code, stderr], [0, ''])
-      const [, step] = /\nstopped after step (\d+) of 60; all is saved\. To go on: npx halfbyte resume (\S+)\n$/.exec(
+      const [, step] = /\nstopped after step (\d+) of 200; all is saved\. To go on: npx halfbyte resume (\S+)\n$/.exec(
         stdout,
       )!
       assert.equal(listCheckpoints(run).at(-1), Number(step))

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import { Stream } from '../src/formats/philox.ts'
 import { listCheckpoints } from '../src/run/checkpoint.ts'
+import { names } from '../src/run/layout.ts'
 import { readMetrics } from '../src/run/read.ts'
 import { type Ended, startCli } from './training.ts'
 
@@ -53,19 +54,23 @@ export const startUntilRecords = (args: readonly string[], run: string, count: n
   startUntil(args, () => lines(run) >= count)
 
 /**
- * Kills a run `kills` times at moments that the seed decides, spread over its `steps`: every third in the middle of saving, the others
- * so many milliseconds after a step. Each process continues with another number of threads, by `train` and `resume` in turn.
+ * Kills a run `kills` times at moments that the seed decides: first while the process starts and makes the run, then spread over the steps
+ * up to `last`, every third in the middle of saving and the others so many milliseconds after a step. Each process continues with another
+ * number of threads, by `train` and, where there is a run already, `resume` in turn. Between `last` and the end of the run lies the time
+ * for which this process may be held up before a kill comes too late.
  */
-export async function killAndResume(config: string, run: string, kills: number, steps: number, seed: number) {
+export async function killAndResume(config: string, run: string, kills: number, last: number, seed: number) {
   const random = new Stream(seed, 0)
   const command = (attempt: number): string[] => {
     const threads = `threads=${1 + (attempt % 3)}`
-    return attempt % 2 === 0 ? ['train', config, threads, '--run', run] : ['resume', run, threads]
+    const isBegun = existsSync(join(run, names.config))
+    return attempt % 2 === 1 && isBegun ? ['resume', run, threads] : ['train', config, threads, '--run', run]
   }
   for (let kill = 0; kill < kills; kill++) {
-    const target = Math.floor((steps * 0.8 * (kill + random.uniform())) / kills)
+    const target = Math.floor((last * (kill - 1 + random.uniform())) / (kills - 1))
     const { child, ended } = await startUntilRecords(command(kill), run, target)
-    if (kill % 3 === 1) while (!isSaving(run) && child.exitCode === null) await setImmediate()
+    if (kill === 0) await setTimeout(random.below(500))
+    else if (kill % 3 === 1) while (!isSaving(run) && child.exitCode === null) await setImmediate()
     else await setTimeout(random.below(40))
     child.kill('SIGKILL')
     const { signal, stderr } = await ended
