@@ -98,6 +98,22 @@ describe('the page of a comparison', () => {
     assert.ok(Math.abs(loss - last) < 0.01, `drawn at ${loss}, is ${last}`)
   })
 
+  it('says where things lie to a tenth of a pixel, and draws the seeds of a recipe as one group', () => {
+    const attributes = [...document.querySelectorAll('svg line, svg circle, svg rect')].flatMap(node =>
+      [...node.attributes].map(({ value }) => value),
+    )
+    assert.ok(attributes.length > 100)
+    assert.deepEqual(
+      attributes.filter(value => /\d\.\d{2,}/.test(value)),
+      [],
+    )
+    const groups = document.querySelectorAll('#part-1-loss [data-view="0"] svg.wide [aria-label="line"]')
+    assert.deepEqual(
+      [...groups].map(group => group.querySelectorAll('path').length),
+      [3, 1, 3, 1, 3, 1],
+    )
+  })
+
   it('has values for read-outs, and of the heat maps what the runs recorded', () => {
     const { charts, numerics } = valuesOf(document)
     assert.deepEqual(

@@ -104,10 +104,13 @@ function lossMarks(curves: Curves, low: number, domain: [number, number]): Marki
   const curveMarks = curves.recipes.flatMap((each, index): Markish[] => {
     const stroke = inkOf(index)
     const style = { stroke, className: `series-${index}`, ...dashOf(index) }
-    const thin = { ...line, ...style, strokeWidth: 1, strokeOpacity: 0.28 }
+    const thin = { ...line, ...style, z: 'seed', strokeWidth: 1, strokeOpacity: 0.28 }
+    const ofSeeds = each.seeds.flatMap((losses, seed) =>
+      points(curves.seedSteps, losses, low).map(point => ({ ...point, seed })),
+    )
     const validations = validationsFrom(each, low).filter(({ y }) => y >= domain[0] && y <= domain[1])
     return [
-      ...each.seeds.map(seed => lineY(points(curves.seedSteps, seed, low), thin)),
+      lineY(ofSeeds, thin),
       lineY(points(curves.steps, each.loss, low), { ...line, ...style, strokeWidth: 1.8 }),
       dot(validations, {
         ...place,

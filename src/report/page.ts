@@ -29,6 +29,10 @@ function colourRules(): string {
 const rounded = (values: readonly number[]): (number | null)[] =>
   values.map(value => (Number.isFinite(value) ? Number(value.toPrecision(5)) : null))
 
+/** Percent: read-outs show two decimals. */
+const roundedPercent = (values: readonly number[]): (number | null)[] =>
+  values.map(value => (Number.isFinite(value) ? Number(value.toFixed(3)) : null))
+
 /** Values of the charts for read-outs. */
 function chartValues(id: string, { steps, recipes }: Curves): Record<string, unknown> {
   const name = (recipe: string, index: number) => ({ index, name: recipe, ink: inkOf(index) })
@@ -37,16 +41,8 @@ function chartValues(id: string, { steps, recipes }: Curves): Record<string, unk
       digits: 4,
       unit: '',
       steps: rounded(steps),
-      series: recipes.flatMap(({ recipe, loss, validation }, index) =>
-        loss.length > 0
-          ? [
-              {
-                ...name(recipe, index),
-                y: rounded(loss),
-                points: validation.map(({ step, loss }) => [step, Number(loss.toPrecision(5))]),
-              },
-            ]
-          : [],
+      series: recipes.flatMap(({ recipe, loss }, index) =>
+        loss.length > 0 ? [{ ...name(recipe, index), y: rounded(loss) }] : [],
       ),
     },
     [`${id}-difference`]: {
@@ -57,7 +53,8 @@ function chartValues(id: string, { steps, recipes }: Curves): Record<string, unk
       series: recipes.flatMap(({ recipe, difference }, index) => {
         if (!difference) return []
         const { mean, low, high, wide } = difference
-        return [{ ...name(recipe, index), y: rounded(mean), ...(wide && { low: rounded(low), high: rounded(high) }) }]
+        const band = wide && { low: roundedPercent(low), high: roundedPercent(high) }
+        return [{ ...name(recipe, index), y: roundedPercent(mean), ...band }]
       }),
     },
   }

@@ -55,12 +55,13 @@ function byDistance(lines: string): string {
     }, '')
 }
 
+/** Attributes in pixels. Domains of the axes, in `data-x` and `data-y`, keep their digits. */
+const pixels = / (?:d|transform|width|height|[cr]?[xy]|[xy][12])="[^"]*"/g
+
 /** Places to a tenth of a pixel: all that can be seen, in a third of the bytes. */
 const shortened = (svg: string): string =>
   svg
-    .replace(/ (?:d|transform)="[^"]*"/g, places =>
-      places.replace(/\d+\.\d{2,}/g, place => String(Number(Number(place).toFixed(1)))),
-    )
+    .replace(pixels, places => places.replace(/\d+\.\d{2,}/g, place => String(Number(Number(place).toFixed(1)))))
     .replace(/ d="[^"]*"/g, path => path.replace(straight, byDistance))
 
 /** The picture at every width. `data-x` and `data-y` hold domain and range of the axes, for the page's script. */
