@@ -4,6 +4,7 @@ import { presets } from '../presets/index.ts'
 import { Stream } from '../src/formats/philox.ts'
 import type { ModelConfig } from '../src/model/config.ts'
 import { Model } from '../src/model/model.ts'
+import type { Recipe } from '../src/recipes/recipe.ts'
 import { findRecipe, recipes } from '../src/recipes/recipes.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import { bothBackends } from './backends.ts'
@@ -240,6 +241,21 @@ describe('model', () => {
       return gradientOf(model)
     }
     assert.deepEqual(step(true), step(false))
+  })
+
+  it('does not take a recipe for another of the same name', () => {
+    const [sequence, rows] = [16, 32]
+    const batch = makeBatch(cpu, randomTokens(rows, config.vocab), sequence)
+    const model = build(cpu, 'nvfp4', config, sequence, rows)
+    const lossIn = (recipe: Recipe): number => {
+      model.lossSum.zero()
+      model.evaluate(batch, { recipe })
+      return model.lossSum.floats()[0]!
+    }
+    const bf16 = findRecipe('bf16')
+    const wanted = lossIn(bf16)
+    assert.notEqual(lossIn(model.recipe), wanted)
+    assert.equal(lossIn({ ...bf16, name: model.recipe.name }), wanted)
   })
 
   it('sees nothing of the future, and nothing of another document where boundaries reset', () => {

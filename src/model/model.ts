@@ -86,7 +86,8 @@ export class Model {
   readonly #scale: Tensor
   /** u32[linears, gemms, 4]. */
   readonly #freshSigns: Tensor
-  readonly #resolved = new Map<string, ResolvedRecipe[]>()
+  /** By recipe and first step of a phase. Not by name, which a recipe that is made to probe a model may share with its own. */
+  readonly #resolved = new WeakMap<Recipe, Map<number, ResolvedRecipe[]>>()
   #step = 0
 
   /** @throws Error if the recipe cannot run the config's sizes: names the layer, the dimension and the nearest size that works. */
@@ -299,13 +300,14 @@ export class Model {
   }
 
   #resolve(recipe: Recipe, step: number): ResolvedRecipe[] {
-    const key = `${recipe.name} ${step}`
-    const known = this.#resolved.get(key)
+    const ofRecipe = this.#resolved.get(recipe) ?? new Map<number, ResolvedRecipe[]>()
+    this.#resolved.set(recipe, ofRecipe)
+    const known = ofRecipe.get(step)
     if (known) return known
     const { config, steps } = this.#options
     const depth = { blocks: config.pattern.length, sensitive: config.bf16_blocks }
     const resolved = resolveRecipe(recipe, this.#shapes, depth, step, steps)
-    this.#resolved.set(key, resolved)
+    ofRecipe.set(step, resolved)
     return resolved
   }
 }
