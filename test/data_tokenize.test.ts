@@ -1,16 +1,17 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { appendFileSync, existsSync, readdirSync, readFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import { packageRoot } from '../src/backends/open.ts'
 import { readManifest } from '../src/data/dataset.ts'
+import { ShardWriter } from '../src/data/shard_writer.ts'
 import { openShard } from '../src/data/shards.ts'
 import { readTokens } from '../src/data/stream.ts'
 import { type TokenizeOptions, tokenizeFiles } from '../src/data/tokenize.ts'
 import { openTokenizer } from '../src/data/tokenizers.ts'
-import { cutText } from '../src/data/units.ts'
+import { cutText, type LinesUnit, unitsOf } from '../src/data/units.ts'
 import { runCli } from './cli.ts'
 import { scratchFolder } from './scratch.ts'
 
@@ -201,6 +202,32 @@ describe('tokenize', () => {
     await assert.rejects(tokenize([file('bad/flip.jsonl.gz', flipped)]), /flip\.jsonl\.gz(, line \d+: | is damaged: )/)
     const busy = join(folder, 'books')
     await refuses([parquet], 'FOLDER/books is not empty and holds no dataset.json; use another --out', { out: busy })
+  })
+
+  it('cuts a file into the same units however its bytes come', async () => {
+    const long = (length: number) => `${JSON.stringify({ text: 'x'.repeat(length) })}\n`
+    const text = long(600_000) + long(100).repeat(300)
+    const sizesOf = async (path: string) => {
+      const sizes: number[] = []
+      for await (const unit of unitsOf(path, 'text')) sizes.push((unit as LinesUnit).bytes.length)
+      return sizes
+    }
+    const [whole, inParts] = [file('units.jsonl', text), file('units.jsonl.gz', gzipSync(text))]
+    assert.deepEqual(await sizesOf(whole), [600_012, 300 * 112])
+    assert.deepEqual(await sizesOf(inParts), await sizesOf(whole))
+  })
+
+  it('leaves nothing of a shard that cannot be finished', () => {
+    const to = join(folder, 'unfinished')
+    mkdirSync(to)
+    const writer = new ShardWriter(to, 'shard-00000', 'uint16')
+    const lengths = Int32Array.of(2)
+    writer.append({ tokens: Uint16Array.of(1, 2), lengths, goesOn: false, textBytes: 1, invalid: 0 })
+    renameSync(to, `${to}-moved`)
+    assert.throws(() => writer.finish({ file: 0, unit: 1 }), /^Error: ENOENT/)
+    renameSync(`${to}-moved`, to)
+    writer.discard()
+    assert.deepEqual(readdirSync(to), [])
   })
 
   it('is a command', () => {

@@ -10,7 +10,7 @@ export class ShardWriter {
   readonly #folder: string
   readonly #name: string
   readonly #type: TokenType
-  readonly #file: number
+  #file: number | undefined
   readonly #hash = createHash('sha256')
   readonly #lengths: number[] = []
   #goesOn = false
@@ -39,7 +39,7 @@ export class ShardWriter {
 
   append({ tokens, lengths, goesOn, textBytes }: EncodedUnit): void {
     const bytes = new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)
-    for (let done = 0; done < bytes.length; ) done += writeSync(this.#file, bytes, done)
+    for (let done = 0; done < bytes.length; ) done += writeSync(this.#file!, bytes, done)
     this.#hash.update(bytes)
     for (const [i, length] of lengths.entries()) {
       if (i === 0 && this.#goesOn) this.#lengths[this.#lengths.length - 1]! += length
@@ -52,7 +52,7 @@ export class ShardWriter {
 
   /** @param next Where the text of the next shard begins. */
   finish(next: ShardRecord['next']): ShardRecord {
-    closeSync(this.#file)
+    this.#close()
     writeFileSync(this.#path('.idx.partial'), makeIndex(this.#type, Int32Array.from(this.#lengths)))
     for (const ending of ['.bin', '.idx']) publish(this.#path(`${ending}.partial`), this.#path(ending))
     return {
@@ -65,9 +65,14 @@ export class ShardWriter {
     }
   }
 
-  /** Leaves nothing of the shard. */
+  #close(): void {
+    if (this.#file !== undefined) closeSync(this.#file)
+    this.#file = undefined
+  }
+
+  /** Leaves nothing of a shard that is not finished, wherever finishing it failed. */
   discard(): void {
-    closeSync(this.#file)
+    this.#close()
     for (const ending of ['.bin.partial', '.idx.partial']) rmSync(this.#path(ending), { force: true })
   }
 }

@@ -67,9 +67,10 @@ async function* pieces(
   limit: number,
   cut: (bytes: Uint8Array) => number,
 ): AsyncGenerator<{ bytes: Uint8Array; last: boolean }> {
+  const most = limit + 8
   let held: Uint8Array[] = []
   let length = 0
-  let wanted = limit + 8
+  let wanted = most
   let isFirst = true
   /** Without the mark that begins a file of UTF-8 at times. */
   const piece = (bytes: Uint8Array, last: boolean) => {
@@ -78,9 +79,8 @@ async function* pieces(
     // A copy of its own, because a thread takes its memory.
     return { bytes: new Uint8Array(isMarked ? bytes.subarray(3) : bytes), last }
   }
-  for await (const chunk of readInput(path, onRead)) {
-    held.push(chunk)
-    length += chunk.length
+  /** Pieces of what is held, as long as more than one can be told. */
+  function* whole() {
     while (length >= wanted) {
       const bytes = held.length === 1 ? held[0]! : Buffer.concat(held)
       const at = cut(bytes)
@@ -88,10 +88,17 @@ async function* pieces(
       held = [bytes.subarray(at)]
       length -= at
       // A line longer than the limit is searched again only when twice as much of it is there.
-      wanted = at > 0 ? limit + 8 : length * 2
-      if (at === 0) break
+      wanted = at > 0 ? most : length * 2
     }
   }
+  for await (const chunk of readInput(path, onRead)) {
+    held.push(chunk)
+    length += chunk.length
+    yield* whole()
+  }
+  // What a long line has put off: pieces do not depend on how the bytes came.
+  wanted = most
+  yield* whole()
   yield piece(Buffer.concat(held), true)
 }
 
