@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, it } from 'node:test'
 import type { RunConfig } from '../src/config/schema.ts'
@@ -123,6 +123,22 @@ describe('export to Hugging Face', () => {
     assert.deepEqual(readdirSync(join(folder, 'failed')), [])
     await exportHf(runs.hybrid, 'once')
     await assert.rejects(exportHf(runs.hybrid, 'once'), /once exists already; a new name is wanted/)
+  })
+})
+
+describe('an export to an empty folder', () => {
+  it('leaves what has come into it meanwhile', async () => {
+    const out = join(folder, 'meanwhile')
+    const kept = join(out, 'of somebody else')
+    mkdirSync(out)
+    await assert.rejects(
+      exportHf(runs.hybrid, 'meanwhile', { progress: () => writeFileSync(kept, '') }),
+      /^UserError: .*meanwhile cannot be written: ENOTEMPTY/,
+    )
+    assert.deepEqual([readdirSync(out), existsSync(`${out}.partial`)], [['of somebody else'], false])
+    rmSync(kept)
+    await exportHf(runs.hybrid, 'meanwhile')
+    assert.ok(existsSync(join(out, 'config.json')))
   })
 })
 

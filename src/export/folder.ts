@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { UserError } from '../config/errors.ts'
 import {
@@ -43,7 +43,8 @@ export async function writeBeside(out: string, write: (partial: string) => Promi
     makeDirectory(dirname(partial))
     rmSync(partial, { recursive: true, force: true })
     await write(partial)
-    if (existsSync(out)) rmSync(out, { recursive: true })
+    // Not what has come into the empty folder meanwhile.
+    if (existsSync(out)) rmdirSync(out)
     renameSync(partial, out)
     syncDirectory(dirname(partial))
   } catch (error) {
