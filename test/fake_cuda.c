@@ -1,6 +1,7 @@
 // libcuda, libnvrtc and libcublasLt without a GPU, for tests of the host code: memory is the host's, a module holds whatever function is asked
 // for, and products are computed. A launch does nothing but append a line to the file that FAKE_CUDA_LOG names; FAKE_CUDA_FAIL
-// names a function that fails, with a colon and the error's number; the other variables set versions and the device.
+// names functions that fail, each with a colon and the error's number; the other variables set versions and the device. Whatever is made is counted until
+// it is given back.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,11 +24,15 @@ static void note(const char* line) {
 }
 
 static int failure(const char* name) {
-  const char* text = getenv("FAKE_CUDA_FAIL");
   const size_t length = strlen(name);
-  if (text && strncmp(text, name, length) == 0 && text[length] == ':') return atoi(text + length + 1);
+  for (const char* text = getenv("FAKE_CUDA_FAIL"); text; text = strchr(text, ',')) {
+    if (*text == ',') text++;
+    if (strncmp(text, name, length) == 0 && text[length] == ':') return atoi(text + length + 1);
+  }
   return 0;
 }
+
+static int held;
 
 API int cuDriverGetVersion(int* version) { return *version = number("FAKE_CUDA_DRIVER", 13000), 0; }
 API int cuInit(unsigned flags) { return failure("cuInit"); }
@@ -45,25 +50,34 @@ API int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
 API int cuDeviceGetName(char* name, int length, int device) { return snprintf(name, (size_t)length, "Fake GPU"), 0; }
 API int cuDeviceGetAttribute(int* value, int attribute, int device) {
   const int capability = number("FAKE_CUDA_CAPABILITY", 90);
-  *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 132;
+  *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 97 ? number("FAKE_CUDA_SHARED", 232448) : 132;
   return 0;
 }
-API int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)1, failure("cuDevicePrimaryCtxRetain"); }
-API int cuDevicePrimaryCtxRelease_v2(int device) { return note("release"), 0; }
+API int cuDevicePrimaryCtxRetain(void** context, int device) { return held = 0, *context = (void*)1, failure("cuDevicePrimaryCtxRetain"); }
+API int cuDevicePrimaryCtxRelease_v2(int device) {
+  char line[64];
+  if (held) snprintf(line, sizeof line, "release, but %d things are held", held);
+  return note(held ? line : "release"), 0;
+}
 API int cuCtxSetCurrent(void* context) { return 0; }
-API int cuStreamCreate(void** stream, unsigned flags) { return *stream = (void*)7, 0; }
-API int cuStreamDestroy_v2(void* stream) { return 0; }
+API int cuStreamCreate(void** stream, unsigned flags) { return held++, *stream = (void*)7, 0; }
+API int cuStreamDestroy_v2(void* stream) { return held--, 0; }
 API int cuStreamSynchronize(void* stream) { return failure("cuStreamSynchronize"); }
 API int cuMemGetInfo_v2(size_t* available, size_t* total) { return *available = 3u << 20, *total = (size_t)80 << 30, 0; }
 API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
   if (bytes > (size_t)1 << 32) return 2;
   const int code = failure("cuMemAlloc");
   if (code) return code;
+  held++;
   return *address = (uint64_t)(uintptr_t)aligned_alloc(512, (bytes + 511) / 512 * 512), 0;
 }
-API int cuMemFree_v2(uint64_t address) { return free((void*)(uintptr_t)address), 0; }
-API int cuMemHostAlloc(void** address, size_t bytes, unsigned flags) { return *address = aligned_alloc(512, (bytes + 511) / 512 * 512), 0; }
-API int cuMemFreeHost(void* address) { return free(address), 0; }
+API int cuMemFree_v2(uint64_t address) { return held--, free((void*)(uintptr_t)address), 0; }
+API int cuMemHostAlloc(void** address, size_t bytes, unsigned flags) {
+  const int code = failure("cuMemHostAlloc");
+  if (code) return code;
+  return held++, *address = aligned_alloc(512, (bytes + 511) / 512 * 512), 0;
+}
+API int cuMemFreeHost(void* address) { return held--, free(address), 0; }
 
 // A graph is what was asked for between the begin and the end of a capture; nothing happens before it is launched.
 typedef struct {
@@ -97,13 +111,15 @@ static int act(Node node) {
 static int busy(void) { return capture ? 900 : 0; }
 
 API int cuStreamBeginCapture_v2(void* stream, int mode) { return capture = calloc(1, sizeof(Graph)), note("capture"), failure("cuStreamBeginCapture"); }
-API int cuStreamEndCapture(void* stream, Graph** graph) { return *graph = capture, capture = NULL, note("captured"), failure("cuStreamEndCapture"); }
+API int cuStreamEndCapture(void* stream, Graph** graph) { return held++, *graph = capture, capture = NULL, note("captured"), failure("cuStreamEndCapture"); }
 API int cuGraphInstantiateWithFlags(Graph** executable, const Graph* graph, uint64_t flags) {
+  const int code = failure("cuGraphInstantiate");
+  if (code) return code;
   *executable = malloc(sizeof(Graph));
-  return memcpy(*executable, graph, sizeof(Graph)), failure("cuGraphInstantiate");
+  return held++, memcpy(*executable, graph, sizeof(Graph)), 0;
 }
-API int cuGraphDestroy(Graph* graph) { return free(graph), 0; }
-API int cuGraphExecDestroy(Graph* executable) { return free(executable), note("graph forgotten"), 0; }
+API int cuGraphDestroy(Graph* graph) { return held--, free(graph), 0; }
+API int cuGraphExecDestroy(Graph* executable) { return held--, free(executable), note("graph forgotten"), 0; }
 API int cuGraphLaunch(const Graph* graph, void* stream) {
   note("graph");
   for (int i = 0; i < graph->count; i++) perform(&graph->nodes[i]);
@@ -122,13 +138,16 @@ API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* str
 API int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* stream) {
   return act((Node){.kind = SET, .to = to, .bytes = bytes, .value = value});
 }
-API int cuEventCreate(void** event, unsigned flags) { return *event = (void*)9, 0; }
-API int cuEventDestroy_v2(void* event) { return 0; }
+API int cuEventCreate(void** event, unsigned flags) { return held++, *event = (void*)9, 0; }
+API int cuEventDestroy_v2(void* event) { return held--, 0; }
 API int cuEventRecord(void* event, void* stream) { return 0; }
 API int cuEventSynchronize(void* event) { return failure("cuEventSynchronize"); }
 API int cuEventElapsedTime(float* milliseconds, void* start, void* end) { return *milliseconds = 1.5f, 0; }
-API int cuModuleLoadData(void** module, const void* image) { return *module = (void*)image, 0; }
-API int cuModuleUnload(void* module) { return 0; }
+API int cuModuleLoadData(void** module, const void* image) {
+  const int code = failure("cuModuleLoadData");
+  return code ? code : (held++, *module = (void*)image, 0);
+}
+API int cuModuleUnload(void* module) { return held--, 0; }
 API int cuModuleGetFunction(const char** function, void* module, const char* name) {
   if (strstr(name, "absent")) return 500;
   return *function = strdup(name), 0;
@@ -136,7 +155,7 @@ API int cuModuleGetFunction(const char** function, void* module, const char* nam
 API int cuFuncSetAttribute(const char* function, int attribute, int value) {
   char line[256];
   snprintf(line, sizeof line, "shared %s %d", function, value);
-  return note(line), 0;
+  return note(line), failure("cuFuncSetAttribute");
 }
 API int cuLaunchKernel(const char* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                        void* stream, void** parameters, void** extra) {
@@ -151,17 +170,26 @@ API int nvrtcVersion(int* major, int* minor) {
   const int version = number("FAKE_CUDA_NVRTC", 13000);
   return *major = version / 1000, *minor = version % 1000 / 10, 0;
 }
+// As the real one: Blackwell is known from 12.8 on.
+API int nvrtcGetNumSupportedArchs(int* count) { return *count = number("FAKE_CUDA_NVRTC", 13000) < 12080 ? 4 : 6, 0; }
+API int nvrtcGetSupportedArchs(int* list) {
+  const int known[] = {80, 86, 89, 90, 100, 120};
+  int count;
+  nvrtcGetNumSupportedArchs(&count);
+  return memcpy(list, known, (size_t)count * sizeof(int)), 0;
+}
 API const char* nvrtcGetErrorString(int code) { return "NVRTC_ERROR_COMPILATION"; }
 API int nvrtcCreateProgram(char** program, const char* text, const char* name, int headers, const char** texts, const char** names) {
   char line[512];
   snprintf(line, sizeof line, "compile %s headers", name);
   for (int i = 0; i < headers; i++) strcat(strcat(line, " "), names[i]);
   note(line);
+  held++;
   *program = malloc(strlen(text) + 8);
   return sprintf(*program, "code: %s", strstr(text, "mistake") ? "mistake" : name), 0;
 }
 API int nvrtcCompileProgram(char* program, int count, const char** options) { return strstr(program, "mistake") ? 6 : 0; }
-API int nvrtcDestroyProgram(char** program) { return free(*program), 0; }
+API int nvrtcDestroyProgram(char** program) { return held--, free(*program), 0; }
 API int nvrtcGetProgramLogSize(char* program, size_t* size) { return *size = strlen(program) + 1, 0; }
 API int nvrtcGetProgramLog(char* program, char* log) { return strcpy(log, program), 0; }
 API int nvrtcGetCUBINSize(char* program, size_t* size) { return *size = strlen(program) + 1, 0; }
@@ -180,33 +208,37 @@ typedef struct {
 
 API size_t cublasLtGetVersion(void) { return (size_t)number("FAKE_CUDA_CUBLASLT", 130000); }
 API const char* cublasLtGetStatusString(int code) { return "CUBLAS_STATUS_NOT_SUPPORTED"; }
-API int cublasLtCreate(void** handle) { return *handle = (void*)3, 0; }
-API int cublasLtDestroy(void* handle) { return 0; }
+API int cublasLtCreate(void** handle) { return held++, *handle = (void*)3, 0; }
+API int cublasLtDestroy(void* handle) { return held--, 0; }
 API int cublasLtMatmulDescCreate(Descriptor** descriptor, int compute, int scale) {
   *descriptor = calloc(1, sizeof(Descriptor));
+  held++;
   return compute == 68 && scale == 0 ? 0 : 7;
 }
+API int cublasLtMatmulDescDestroy(Descriptor* descriptor) { return held--, free(descriptor), 0; }
 API int cublasLtMatmulDescSetAttribute(Descriptor* descriptor, int attribute, const int* value, size_t bytes) {
   return descriptor->attributes[attribute] = *value, 0;
 }
 API int cublasLtMatrixLayoutCreate(Layout** layout, int type, uint64_t rows, uint64_t cols, int64_t pitch) {
   *layout = calloc(1, sizeof(Layout));
   **layout = (Layout){type, rows, cols, pitch, 1, 0};
-  return 0;
+  return held++, 0;
 }
+API int cublasLtMatrixLayoutDestroy(Layout* layout) { return held--, free(layout), 0; }
 API int cublasLtMatrixLayoutSetAttribute(Layout* layout, int attribute, const void* value, size_t bytes) {
   if (attribute == 5) layout->batch = *(const int*)value;
   if (attribute == 6) layout->stride = *(const int64_t*)value;
   return 0;
 }
-API int cublasLtMatmulPreferenceCreate(void** preference) { return *preference = (void*)5, 0; }
-API int cublasLtMatmulPreferenceDestroy(void* preference) { return 0; }
+API int cublasLtMatmulPreferenceCreate(void** preference) { return held++, *preference = (void*)5, 0; }
+API int cublasLtMatmulPreferenceDestroy(void* preference) { return held--, 0; }
 API int cublasLtMatmulPreferenceSetAttribute(void* preference, int attribute, const void* value, size_t bytes) { return 0; }
 API int cublasLtMatmulAlgoGetHeuristic(void* handle, Descriptor* descriptor, Layout* a, Layout* b, Layout* c, Layout* d, void* preference,
                                        int wanted, char* results, int* found) {
   char line[256];
   snprintf(line, sizeof line, "heuristic %d %d", a->type, c->type);
   note(line);
+  if (failure("cublasLtMatmulAlgoGetHeuristic")) return failure("cublasLtMatmulAlgoGetHeuristic");
   memset(results, 0, 96);
   return *found = failure("heuristic") || a->type > 14 ? 0 : 1, 0;
 }

@@ -8,6 +8,7 @@ import type { Args, Bindings, Dims, Kernel } from '../../tensor/kernel.ts'
 import { ArgumentBlock } from '../../tensor/pack.ts'
 import { RouteCounter, type Routes } from '../../tensor/routes.ts'
 import { Tensor } from '../../tensor/tensor.ts'
+import { UnavailableError } from '../errors.ts'
 import { type CublasLt, type ProductShape, productWorkspace } from './cublaslt.ts'
 import type { Driver } from './driver.ts'
 import { faultError, lossError } from './faults.ts'
@@ -80,12 +81,16 @@ export class CudaBackend implements Backend {
   readonly #factors: Memory
   #workspace: Memory | undefined
   #productWorkspace: Memory | undefined
+  /** Events before and after a kernel that is watched. */
+  #timers: readonly [bigint, bigint] | undefined
 
   constructor(parts: CudaParts) {
     const { driver, nvrtc, cublasLt } = parts
     this.#parts = parts
     driver.explain = error =>
-      lossError(error, driver.device.name) ?? faultError(error, [...this.#pending, ...this.#replayed])
+      lossError(error, driver.device.name) ??
+      driver.roomError(error, error.message, this.usage.bytes) ??
+      faultError(error, [...this.#pending, ...this.#replayed])
     this.#graphs = new Graphs(driver)
     this.#staging = new Staging(driver)
     this.description = {
@@ -127,8 +132,10 @@ export class CudaBackend implements Backend {
     if (data.byteLength === 0) return
     this.#notRecording('write')
     const to = memory.address + BigInt(offset)
-    if (!this.#staging.write(to, data))
-      driver.call('cuMemcpyHtoDAsync_v2', to, data, BigInt(data.byteLength), driver.stream)
+    if (this.#staging.write(to, data)) return
+    driver.call('cuMemcpyHtoDAsync_v2', to, data, BigInt(data.byteLength), driver.stream)
+    // A GPU that reads ordinary memory itself may read it after the call: the caller may change it then.
+    this.#wait()
   }
 
   read(memory: Memory, offset: number, into: ArrayBufferView): void {
@@ -188,14 +195,14 @@ export class CudaBackend implements Backend {
       return
     }
     const { driver } = this.#parts
-    const [start, end] = [driver.event(), driver.event()]
+    this.#timers ??= [driver.event(), driver.event()]
+    const [start, end] = this.#timers
     driver.call('cuEventRecord', start, driver.stream)
     this.#launch(contract, given, dims, act)
     driver.call('cuEventRecord', end, driver.stream)
     this.#wait()
     const milliseconds = new Float32Array(1)
     driver.call('cuEventElapsedTime', milliseconds, start, end)
-    for (const event of [start, end]) driver.call('cuEventDestroy_v2', event)
     this.profiler(contract, milliseconds[0]! / 1000, dims, given)
   }
 
@@ -205,6 +212,7 @@ export class CudaBackend implements Backend {
     this.#wait()
     this.#graphs.close()
     this.#staging.close()
+    for (const event of this.#timers ?? []) driver.call('cuEventDestroy_v2', event)
     for (const memory of this.#held) this.free(memory)
     this.#loaded.clear()
     modules.close()
@@ -262,7 +270,7 @@ export class CudaBackend implements Backend {
       if ('grid' in launch) {
         this.#start(kernel, loaded, act, launch)
         served.push(launch.entry ? `${kernel.name}_${launch.entry}` : kernel.name)
-      } else served.push(this.#multiply(launch, given, workspace))
+      } else served.push(this.#multiply(launch, given, workspace, productName(kernel, dims)))
     const kernels = recording?.kernels ?? this.#pending
     kernels.add(kernel.name)
     if (kernel.flops) (recording?.routes ?? this.#routes).count(productName(kernel, dims), served.join('; '))
@@ -276,13 +284,20 @@ export class CudaBackend implements Backend {
       known = { fn: modules.find(kernel.name, symbolOf(kernel, act), entry, act), shared: 0 }
       loaded.functions.set(key, known)
     }
-    if (shared > known.shared) {
-      driver.allowShared(known.fn, shared)
-      known.shared = shared
+    const { name: gpu, sharedMemory } = driver.device
+    if (shared > sharedMemory) {
+      const kibibytes = (bytes: number) => `${Math.ceil(bytes / 1024)} KiB`
+      throw new UnavailableError(
+        `kernel ${kernel.name} needs ${kibibytes(shared)} of shared memory in a block of threads, ${gpu} has ${kibibytes(sharedMemory)}: set model.activations=${act === 'f32' ? 'bf16' : 'f32'}, or smaller heads or states`,
+      )
     }
     const blocks = extents(grid)
     if (blocks.includes(0)) return
     try {
+      if (shared > known.shared) {
+        driver.allowShared(known.fn, shared)
+        known.shared = shared
+      }
       driver.call(
         'cuLaunchKernel',
         known.fn,
@@ -295,13 +310,13 @@ export class CudaBackend implements Backend {
       )
     } catch (error) {
       // After a fault it is an earlier kernel that is to blame.
-      if (driver.failed) throw error
+      if (driver.failed || error instanceof UnavailableError) throw error
       throw new Error(`kernel ${kernel.name}, launch of ${blocks.join(' x ')} blocks: ${(error as Error).message}`)
     }
   }
 
-  /** Returns what served the product. */
-  #multiply(product: Product, given: Arguments, workspace: bigint): string {
+  /** Returns what served the product; `name` is for messages. */
+  #multiply(product: Product, given: Arguments, workspace: bigint, name: string): string {
     const { driver, cublasLt } = this.#parts
     const addressOf = ({ at }: { readonly at: string | number }): bigint => {
       if (typeof at === 'number') return workspace + BigInt(at)
@@ -322,7 +337,13 @@ export class CudaBackend implements Backend {
       workspace: this.#productWorkspace.address,
       ...('scales' in a && 'scales' in b ? { scales: { a: addressOf(a.scales), b: addressOf(b.scales) } } : {}),
     }
-    return cublasLt.multiply(shapeOf(product), at, driver.stream)
+    try {
+      return cublasLt.multiply(shapeOf(product), at, driver.stream)
+    } catch (error) {
+      // What faulted before shows in the library as an error of its own.
+      if (!this.#graphs.recording) this.#wait()
+      throw new Error(`${name}: ${(error as Error).message}`)
+    }
   }
 }
 

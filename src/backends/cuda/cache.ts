@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 /**
@@ -26,8 +26,13 @@ export class CompiledCache {
     if (known) return known
     const contents = make()
     const temporary = `${path}.${process.pid}.${Math.random().toString(36).slice(2)}`
-    writeFileSync(temporary, Buffer.concat([contents, digest(contents)]))
-    renameSync(temporary, path)
+    try {
+      writeFileSync(temporary, Buffer.concat([contents, digest(contents)]))
+      renameSync(temporary, path)
+    } catch (error) {
+      rmSync(temporary, { force: true })
+      throw error
+    }
     return contents
   }
 

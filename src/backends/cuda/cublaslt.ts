@@ -15,8 +15,10 @@ const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof o
   cublasLtCreate: [out()],
   cublasLtDestroy: ['uint64_t'],
   cublasLtMatmulDescCreate: [out(), 'int32_t', 'int32_t'],
+  cublasLtMatmulDescDestroy: ['uint64_t'],
   cublasLtMatmulDescSetAttribute: ['uint64_t', 'int32_t', 'void *', 'uint64_t'],
   cublasLtMatrixLayoutCreate: [out(), 'int32_t', 'uint64_t', 'uint64_t', 'int64_t'],
+  cublasLtMatrixLayoutDestroy: ['uint64_t'],
   cublasLtMatrixLayoutSetAttribute: ['uint64_t', 'int32_t', 'void *', 'uint64_t'],
   cublasLtMatmulPreferenceCreate: [out()],
   cublasLtMatmulPreferenceDestroy: ['uint64_t'],
@@ -122,6 +124,8 @@ export class CublasLt {
   readonly #describe: (code: number) => string
   readonly #handle: bigint
   readonly #plans = new Map<string, Plan | undefined>()
+  /** Descriptors and layouts of plans, with what destroys them. */
+  readonly #made: { readonly destroy: string; readonly handle: bigint }[] = []
 
   /** @throws UnavailableError naming the version found and wanted. */
   constructor(directories: readonly string[], driverMajor: number) {
@@ -156,8 +160,15 @@ export class CublasLt {
     return handle[0]!
   }
 
+  /** What is kept until the library is closed. */
+  #keep(what: 'MatmulDesc' | 'MatrixLayout', ...given: unknown[]): bigint {
+    const handle = this.#create(`cublasLt${what}Create`, ...given)
+    this.#made.push({ destroy: `cublasLt${what}Destroy`, handle })
+    return handle
+  }
+
   #layout(dtype: DataType, rows: number, cols: number, batch: number): bigint {
-    const layout = this.#create('cublasLtMatrixLayoutCreate', dataTypes[dtype], rows, cols, rows)
+    const layout = this.#keep('MatrixLayout', dataTypes[dtype], rows, cols, rows)
     if (batch > 1) {
       this.#call('cublasLtMatrixLayoutSetAttribute', layout, BATCH_COUNT, Int32Array.of(batch), 4)
       this.#call('cublasLtMatrixLayoutSetAttribute', layout, BATCH_STRIDE, BigInt64Array.of(BigInt(rows * cols)), 8)
@@ -173,7 +184,7 @@ export class CublasLt {
   /** Undefined if the heuristic names no algorithm. */
   #plan(shape: ProductShape, alignments: readonly [number, number, number]): Plan | undefined {
     const { m, n, k, operands, result, transposeA, transposeB, batch, scales } = shape
-    const descriptor = this.#create('cublasLtMatmulDescCreate', COMPUTE_32F, dataTypes.f32)
+    const descriptor = this.#keep('MatmulDesc', COMPUTE_32F, dataTypes.f32)
     const describe = (attribute: number, value: number) =>
       this.#call('cublasLtMatmulDescSetAttribute', descriptor, attribute, Int32Array.of(value), 4)
     describe(TRANSPOSE_A, transposeB ? 1 : 0)
@@ -209,10 +220,10 @@ export class CublasLt {
       results,
       count,
     )
+    this.#call('cublasLtMatmulPreferenceDestroy', preference)
     // On a device without such tensor cores the heuristic refuses codes and their scales in one way or another.
     if (code !== 0 && code !== NOT_SUPPORTED && !scales)
       throw new Error(`cublasLtMatmulAlgoGetHeuristic failed with ${this.#describe(code)}`)
-    this.#call('cublasLtMatmulPreferenceDestroy', preference)
     if (code !== 0 || count[0] === 0 || new DataView(results.buffer).getInt32(STATE_OFFSET, true) !== 0)
       return undefined
     const algorithm = results.subarray(0, 64)
@@ -281,6 +292,8 @@ export class CublasLt {
   }
 
   close(): void {
+    for (const { destroy, handle } of this.#made) this.#call(destroy, handle)
+    this.#made.length = 0
     this.#call('cublasLtDestroy', this.#handle)
   }
 }

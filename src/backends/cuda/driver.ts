@@ -67,6 +67,8 @@ export interface Device {
   /** 10 * major + minor: 90 on Hopper. */
   readonly capability: number
   readonly multiprocessors: number
+  /** Bytes that a block of threads may have. */
+  readonly sharedMemory: number
 }
 
 const leastDriver = 12_000
@@ -88,6 +90,8 @@ const intOf = (call: (into: Int32Array) => void): number => {
   call(int)
   return int[0]!
 }
+
+const mebibytes = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20).toLocaleString('en')} MiB`
 
 /** One GPU: its primary context and one stream, on which everything runs in order. */
 export class Driver {
@@ -135,6 +139,7 @@ export class Driver {
       name: Buffer.from(name.subarray(0, name.indexOf(0))).toString(),
       capability: 10 * this.#attribute(attributes.computeMajor) + this.#attribute(attributes.computeMinor),
       multiprocessors: this.#attribute(attributes.multiprocessors),
+      sharedMemory: this.#attribute(attributes.sharedMemoryOptin),
     }
     if (this.device.capability < leastCapability)
       throw new UnavailableError(
@@ -166,13 +171,18 @@ export class Driver {
     return `${describe('cuGetErrorName')}: ${describe('cuGetErrorString')}`
   }
 
-  /** @throws what `explain` makes of a DriverError, unless the function succeeds. */
-  call(name: string, ...given: unknown[]): void {
+  #failureOf(name: string, ...given: unknown[]): DriverError | undefined {
     const code: number = this.#functions[name]!(...given)
-    if (code === 0) return
+    if (code === 0) return undefined
     const error = new DriverError(code, `${name} failed with ${this.#text(code)}`)
     this.failed ||= isFatal(error)
-    throw this.explain(error)
+    return error
+  }
+
+  /** @throws what `explain` makes of a DriverError, unless the function succeeds. */
+  call(name: string, ...given: unknown[]): void {
+    const error = this.#failureOf(name, ...given)
+    if (error) throw this.explain(error)
   }
 
   memory(): { free: number; total: number } {
@@ -183,17 +193,20 @@ export class Driver {
 
   /** @throws UnavailableError saying how much was asked for, how much is free, and what to change. */
   allocate(bytes: number, held: number): bigint {
-    try {
-      return wordOf(address => this.call('cuMemAlloc_v2', address, BigInt(bytes)))
-    } catch (error) {
-      if (!(error instanceof DriverError) || error.code !== OUT_OF_MEMORY) throw error
-      const { free, total } = this.memory()
-      const mebibytes = (n: number) => `${Math.ceil(n / 2 ** 20).toLocaleString('en')} MiB`
-      const others = total - free - held
-      throw new UnavailableError(
-        `out of GPU memory on ${this.device.name}: ${mebibytes(bytes)} wanted, ${mebibytes(free)} of ${mebibytes(total)} free, ${mebibytes(held)} held by this run, ${mebibytes(Math.max(0, others))} by the context and other processes; lower data.micro_batch or data.sequence, set model.recompute=block, or end what else runs on the GPU`,
-      )
-    }
+    const address = new BigUint64Array(1)
+    const error = this.#failureOf('cuMemAlloc_v2', address, BigInt(bytes))
+    if (!error) return address[0]!
+    throw this.roomError(error, `${mebibytes(bytes)} wanted`, held) ?? this.explain(error)
+  }
+
+  /** A sentence for an error of memory that is used up, `what` being what found no room; undefined if the error does not say so. */
+  roomError({ code }: DriverError, what: string, held: number): UnavailableError | undefined {
+    if (code !== OUT_OF_MEMORY) return undefined
+    const { free, total } = this.memory()
+    const others = Math.max(0, total - free - held)
+    return new UnavailableError(
+      `out of GPU memory on ${this.device.name}: ${what}, ${mebibytes(free)} of ${mebibytes(total)} free, ${mebibytes(held)} held by this run, ${mebibytes(others)} by the context and other processes; lower data.micro_batch or data.sequence, set model.recompute=block, or end what else runs on the GPU`,
+    )
   }
 
   free(address: bigint): void {
@@ -204,9 +217,18 @@ export class Driver {
     this.call('cuStreamSynchronize', this.stream)
   }
 
-  /** Page-locked host memory. */
+  /**
+   * Page-locked host memory.
+   * @throws UnavailableError where there is none.
+   */
   lockHost(bytes: number): bigint {
-    return wordOf(address => this.call('cuMemHostAlloc', address, BigInt(bytes), 0))
+    const address = new BigUint64Array(1)
+    const error = this.#failureOf('cuMemHostAlloc', address, BigInt(bytes), 0)
+    if (!error) return address[0]!
+    if (error.code !== OUT_OF_MEMORY) throw this.explain(error)
+    throw new UnavailableError(
+      `no page-locked memory for copies to and from the GPU: ${mebibytes(bytes)} wanted (${error.message}); free memory of this machine, or raise the limit that ulimit -l shows`,
+    )
   }
 
   /** An event to measure time with, or one that is cheap and lets a waiting processor sleep. */
@@ -223,18 +245,21 @@ export class Driver {
     return wordOf(executable => this.call('cuGraphInstantiateWithFlags', executable, graph, 0n))
   }
 
-  loadModule(image: Uint8Array): bigint {
-    return wordOf(into => this.call('cuModuleLoadData', into, image))
+  /** `what` it is, for messages. */
+  loadModule(image: Uint8Array, what: string): bigint {
+    const module = new BigUint64Array(1)
+    const error = this.#failureOf('cuModuleLoadData', module, image)
+    if (!error) return module[0]!
+    throw this.explain(isFatal(error) ? error : new DriverError(error.code, `${what}: ${error.message}`))
   }
 
   /** The entry point, or undefined if the module has none of that name. */
   findFunction(module: bigint, symbol: string): bigint | undefined {
-    try {
-      return wordOf(into => this.call('cuModuleGetFunction', into, module, symbol))
-    } catch (error) {
-      if (error instanceof DriverError && error.code === NOT_FOUND) return undefined
-      throw error
-    }
+    const fn = new BigUint64Array(1)
+    const error = this.#failureOf('cuModuleGetFunction', fn, module, symbol)
+    if (!error) return fn[0]!
+    if (error.code === NOT_FOUND) return undefined
+    throw this.explain(error)
   }
 
   /** Lets launches of a function ask for that much dynamic shared memory: needed where it and the function's own exceed 48 KB. */

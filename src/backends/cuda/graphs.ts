@@ -64,7 +64,7 @@ export class Graphs {
     } catch (error) {
       this.#recording = undefined
       try {
-        driver.endCapture()
+        driver.call('cuGraphDestroy', driver.endCapture())
       } catch {}
       throw error
     }
@@ -79,6 +79,7 @@ export class Graphs {
 
   /** Forgets the graphs that use `memory`, which is about to be freed. */
   forget(memory: Memory): void {
+    if (this.#recording?.memories.has(memory)) throw new Error('a recorded step cannot free memory that it uses')
     for (const [key, graph] of this.#graphs) {
       if (!graph.memories.has(memory)) continue
       this.#driver.call('cuGraphExecDestroy', graph.executable)

@@ -83,6 +83,8 @@ export interface Wanted {
   readonly least: number
   /** The newest major version that works, where a driver limits it. */
   readonly newestMajor?: number
+  /** Why a library of a fitting version does not fit all the same. */
+  lacks?(library: LibraryHandle): string | undefined
 }
 
 export interface Found {
@@ -96,7 +98,7 @@ export interface Found {
  * @throws UnavailableError naming what was found and what is wanted.
  */
 export function loadLibrary(wanted: Wanted, directories: readonly string[]): Found {
-  const { name, purpose, advice, least, newestMajor } = wanted
+  const { name, purpose, advice, least, newestMajor, lacks } = wanted
   const rejected: string[] = []
   for (const path of [...libraryFiles(name, directories), `lib${name}.so.1`, `lib${name}.so`]) {
     let library: LibraryHandle
@@ -106,10 +108,17 @@ export function loadLibrary(wanted: Wanted, directories: readonly string[]): Fou
       if (path.includes('/')) rejected.push(`${path} does not load (${(error as Error).message})`)
       continue
     }
-    const version = wanted.version(library)
-    if (version >= least && (newestMajor === undefined || version < (newestMajor + 1) * 1000))
-      return { library, path, version }
-    rejected.push(`${path} has version ${versionText(version)}`)
+    let version: number
+    try {
+      version = wanted.version(library)
+    } catch (error) {
+      rejected.push(`${path} is not what its name says (${(error as Error).message})`)
+      continue
+    }
+    const fits = version >= least && (newestMajor === undefined || version < (newestMajor + 1) * 1000)
+    const lack = fits ? lacks?.(library) : undefined
+    if (fits && lack === undefined) return { library, path, version }
+    rejected.push(`${path} has version ${versionText(version)}${lack === undefined ? '' : `, which ${lack}`}`)
   }
   const bounds =
     newestMajor === undefined

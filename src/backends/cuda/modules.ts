@@ -95,7 +95,7 @@ export class Modules {
     const known = this.#loaded[act].get(source)
     if (known !== undefined) return known
     const image = compileSource(source, this.#nvrtc, this.#cache, this.#architecture, act, this.#report)
-    const module = this.#driver.loadModule(image)
+    const module = this.#driver.loadModule(image, `${source.name}, compiled for ${this.#architecture}`)
     this.#loaded[act].set(source, module)
     return module
   }

@@ -43,6 +43,15 @@ export const nvrtcVersion = (library: LibraryHandle): number => {
   return major[0]! * 1000 + minor[0]! * 10
 }
 
+/** Architectures that a library compiles for, as capabilities. */
+function architecturesOf(library: LibraryHandle): number[] {
+  const count = new Int32Array(1)
+  library.func('nvrtcGetNumSupportedArchs', 'int32_t', [out()])(count)
+  const list = new Int32Array(count[0]!)
+  library.func('nvrtcGetSupportedArchs', 'int32_t', [out()])(list)
+  return [...list]
+}
+
 export interface Source {
   /** Shown in messages. */
   readonly name: string
@@ -59,9 +68,10 @@ export class Nvrtc {
 
   /**
    * @param driverMajor machine code must not be newer than the driver.
+   * @param capability of the GPU, which the library must know.
    * @throws UnavailableError naming the version found and wanted.
    */
-  constructor(directories: readonly string[], driverMajor?: number) {
+  constructor(directories: readonly string[], driverMajor?: number, capability?: number) {
     const found: Found = loadLibrary(
       {
         name: 'nvrtc',
@@ -70,6 +80,10 @@ export class Nvrtc {
         version: nvrtcVersion,
         least: 12_000,
         ...(driverMajor === undefined ? {} : { newestMajor: driverMajor }),
+        lacks: library =>
+          capability === undefined || architecturesOf(library).includes(capability)
+            ? undefined
+            : `knows no sm_${capability}, this GPU's architecture`,
       },
       directories,
     )

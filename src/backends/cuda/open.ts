@@ -24,16 +24,16 @@ export function openCuda(kernels: readonly Kernel[], root: string, options: Cuda
   const { libraries, report, graphs = true, cache = cacheDirectory(root) } = options
   const directories = [...(libraries ? [libraries] : []), ...libraryDirectories()]
   const driver = new Driver(directories)
-  const driverMajor = Math.floor(driver.version / 1000)
-  const nvrtc = new Nvrtc(directories, driverMajor)
-  const cublasLt = new CublasLt(directories, driverMajor)
-  const modules = new Modules(
-    driver,
-    nvrtc,
-    new CompiledCache(cache),
-    architectureOf(driver.device.capability),
-    cudaSources(join(root, 'src', 'kernels'), kernels),
-    report,
-  )
-  return new CudaBackend({ driver, nvrtc, cublasLt, modules, graphs })
+  try {
+    const driverMajor = Math.floor(driver.version / 1000)
+    const { capability } = driver.device
+    const nvrtc = new Nvrtc(directories, driverMajor, capability)
+    const cublasLt = new CublasLt(directories, driverMajor)
+    const sources = cudaSources(join(root, 'src', 'kernels'), kernels)
+    const modules = new Modules(driver, nvrtc, new CompiledCache(cache), architectureOf(capability), sources, report)
+    return new CudaBackend({ driver, nvrtc, cublasLt, modules, graphs })
+  } catch (error) {
+    if (!driver.failed) driver.close()
+    throw error
+  }
 }
