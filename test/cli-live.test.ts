@@ -137,6 +137,19 @@ describe('plain display', () => {
     assert.ok(!stream.text.includes(esc))
   })
 
+  it('prints the speed of the training, not that of a step which took twice as long', () => {
+    const stream = new FakeStream()
+    const display = createDisplay({ steps: 200, tokensPerStep: 1000, stream, now: () => 0, environment: {} })
+    for (let step = 1; step <= 200; step++)
+      display.update({ ...progress(step), tokensPerSecond: step % 10 === 0 ? 1000 : 2000 })
+    const speeds = stream.text.match(/\S+(?= tokens\/s)/g)!
+    assert.equal(speeds.length, 21)
+    assert.ok(
+      speeds.every(speed => /^(2\.00|1\.[89]\d)k$/.test(speed)),
+      speeds.join(),
+    )
+  })
+
   it('prints a line a minute where 5 % of the steps take longer', () => {
     const stream = new FakeStream()
     let time = 0

@@ -40,6 +40,7 @@ describe('embedded corpus', () => {
   const tokens = readTokens(training)
 
   it('has the addresses and the chapters, the newest and every twentieth held out', () => {
+    assert.deepEqual(corpus.titles, ['State of the Union addresses and Moby-Dick'])
     assert.deepEqual([training.documents, corpus.validation.documents], [229 + 129, 4 + 6])
     assert.equal(tokens.filter(token => token === 256).length, training.documents! + 1)
     assert.ok(training.length > 11.6e6, `${training.length} tokens`)

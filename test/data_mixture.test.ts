@@ -170,6 +170,7 @@ describe('the config of a blend', () => {
       corpus.sources.map(({ name }) => name),
       [a, 'other'],
     )
+    assert.deepEqual(corpus.titles, [a, 'other'])
     assert.ok(Math.abs(corpus.validation.length - 2500) < 50)
     const apart = openCorpus('embedded', 'bytes', { ...config.data, validation: b })
     assert.equal(apart.validation.length, apart.sources[1]!.stream.length)

@@ -77,7 +77,10 @@ describe('files of tokens', () => {
       [...readTokens(stream, tokens.length - 3, tokens.length + 3)],
       [...tokens.slice(-3), ...tokens.slice(0, 3)],
     )
-    assert.equal(openCorpus(join(folder, 'many'), 'bytes').sources[0]!.stream.documents, undefined)
+    const whole = openCorpus(join(folder, 'many'), 'bytes')
+    assert.equal(whole.sources[0]!.stream.documents, undefined)
+    assert.deepEqual(whole.titles, [`${join(folder, 'many')} (2 shards)`])
+    assert.deepEqual(corpus.titles, [`${path('b')}, ${path('a')} (2 shards)`])
   })
 
   it('are refused if truncated, of another kind or of another tokenizer', () => {

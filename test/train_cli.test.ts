@@ -66,6 +66,7 @@ describe('a finished run', () => {
   it('tells its validation loss, its speed, a sample and what to do next', () => {
     const { text } = output
     assert.match(text, /^small-test: 37\.\dk parameters \(M-\*-\), recipe nvfp4/)
+    assert.match(text, /\ntext: \S+\.txt: \S+ tokens and \S+ held out\n/)
     assert.match(text, /\nvalidation loss: \d\.\d{4} nats per token, \d\.\d{4} bits per byte\n/)
     assert.match(text, /\nspeed: \S+ tokens\/s\n/)
     assert.match(text, /\nsample: /)

@@ -113,6 +113,7 @@ export function createDisplay(options: DisplayOptions): Display {
   const history = new History(256)
   const plainSteps = Math.max(1, Math.ceil(steps / 20))
   let latest: Progress | undefined
+  /** Tokens per second, smoothed: steps whose numerics are sampled take longer than the others. */
   let speed = 0
   let seen = 0
   let drawnAt = Number.NEGATIVE_INFINITY
@@ -131,14 +132,14 @@ export function createDisplay(options: DisplayOptions): Display {
   }
   const label = options.label === undefined ? [] : [options.label]
 
-  const plainLine = ({ step, loss, lr, gradNorm, tokensPerSecond }: Progress) =>
+  const plainLine = ({ step, loss, lr, gradNorm }: Progress) =>
     [
       ...label,
       `step ${String(step).padStart(String(steps).length)}/${steps}`,
       `loss ${loss.toFixed(4)}`,
       `lr ${lr.toExponential(2)}`,
       `grad ${gradNorm.toPrecision(3)}`,
-      `${formatCount(tokensPerSecond)} tokens/s`,
+      `${formatCount(speed)} tokens/s`,
       `${timeLeft(step)} left`,
       ...overall(step),
     ].join('  ')

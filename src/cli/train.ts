@@ -5,7 +5,7 @@ import { UserError } from '../config/errors.ts'
 import { loadConfig, overrideConfig } from '../config/load.ts'
 import { recipeOf } from '../config/rules.ts'
 import type { RunConfig, RunPreset } from '../config/schema.ts'
-import { openCorpus } from '../data/corpus.ts'
+import { type OpenedCorpus, openCorpus } from '../data/corpus.ts'
 import { checkModel } from '../model/model.ts'
 import { RecipeError } from '../recipes/errors.ts'
 import { createRunDirectory, openRun } from '../run/open.ts'
@@ -26,7 +26,17 @@ import { stopOnSignals } from './signals.ts'
 import { printable } from './text.ts'
 import { lossSentence } from './validate.ts'
 
-function announce(run: Run, trainer: Trainer): void {
+const mostTitles = 3
+
+/** `books (12 files): 3.05M tokens and 62.3k held out`. */
+function corpusLine({ titles, sources, validation }: OpenedCorpus): string {
+  const tokens = formatCount(sources.reduce((sum, { stream }) => sum + stream.length, 0))
+  const others = titles.length - mostTitles
+  const named = [...titles.slice(0, mostTitles), ...(others > 0 ? [`${others} more`] : [])].join(', ')
+  return `${named}: ${tokens} tokens and ${formatCount(validation.length)} held out`
+}
+
+function announce(run: Run, trainer: Trainer, corpus: OpenedCorpus): void {
   const { config } = trainer
   const described = describeRun(config)
   const { parameters, steps, tokens } = described
@@ -34,6 +44,7 @@ function announce(run: Run, trainer: Trainer): void {
   const place = Object.entries(description).map(([key, value]) => `${key} ${value}`)
   process.stdout.write(
     `${config.name}: ${formatCount(parameters)} parameters (${config.model.pattern}), recipe ${config.recipe}: ${formatCounts(described)}
+text: ${corpusLine(corpus)}
 ${formatCount(tokens)} tokens in ${steps} steps on ${[name, ...place].join(', ')}
 run directory: ${run.directory}${run.startStep > 0 ? `, going on after step ${run.startStep}` : ''}
 
@@ -89,7 +100,7 @@ export async function trainInTerminal(
   const reached = new AbortController()
   let outcome: Outcome
   try {
-    announce(run, trainer)
+    announce(run, trainer, corpus)
     outcome = await train(
       run,
       trainer,

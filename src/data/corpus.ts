@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readManifest, shardPaths } from './dataset.ts'
 import { type Document, holdOut, type Split } from './document.ts'
-import { embeddedDocuments } from './embedded.ts'
+import { embeddedDocuments, embeddedTitle } from './embedded.ts'
 import { CorpusError } from './errors.ts'
 import { fileDocuments, textKinds } from './files.ts'
 import { expandPaths } from './paths.ts'
@@ -25,6 +25,11 @@ export interface Corpus {
   readonly fingerprint: string
 }
 
+export interface OpenedCorpus extends Corpus {
+  /** What each source is, for the user: `books (12 files)`. */
+  readonly titles: readonly string[]
+}
+
 type Files = string | readonly string[]
 
 /** What else of a config's `data` says which text there is. */
@@ -36,7 +41,9 @@ export interface CorpusOptions {
 }
 
 /** Corpora that come with the program; any other name is the user's files. */
-const known: Readonly<Record<string, () => Split>> = { embedded: embeddedDocuments }
+const known: Readonly<Record<string, { readonly documents: () => Split; readonly title: string }>> = {
+  embedded: { documents: embeddedDocuments, title: embeddedTitle },
+}
 
 /** Each document after a separator, and one more at the end. */
 function pack(documents: readonly Document[], tokenizer: Tokenizer): TokenStream {
@@ -61,12 +68,22 @@ function filesOf(name: string, tokenizer: Tokenizer): string[] {
   return manifest ? shardPaths(name, manifest, tokenizer) : expandPaths(name, [...textKinds, shardKind])
 }
 
+const shownFiles = (files: Files): string => (typeof files === 'string' ? files : files.join(', '))
+
+/** `books (12 files)`, `web (3 shards)`, or the only file there is. */
+function titleOf(name: string | undefined, files: Files, paths: readonly string[], unit: string): string {
+  if (paths.length === 1) return name ?? paths[0]!
+  const [first, ...others] = typeof files === 'string' ? [files] : files
+  return `${name ?? (others.length > 2 ? `${first} and others` : shownFiles(files))} (${paths.length} ${unit})`
+}
+
 interface Streams {
   readonly training: TokenStream
   readonly validation: TokenStream
+  readonly title: string
 }
 
-function openSource(files: Files, tokenizer: Tokenizer, holdsOut: boolean): Streams {
+function openSource(files: Files, tokenizer: Tokenizer, holdsOut: boolean, name?: string): Streams {
   const embedded = typeof files === 'string' && Object.hasOwn(known, files) ? known[files] : undefined
   const paths = embedded
     ? []
@@ -79,29 +96,36 @@ function openSource(files: Files, tokenizer: Tokenizer, holdsOut: boolean): Stre
         `data.files: found text (${text}) beside tokens (${shards[0]}), wanted one kind in a source`,
       )
     const opened = shards.map(path => openShard(path, tokenizer))
-    return holdsOut
+    const streams = holdsOut
       ? holdOutTail(opened, tokenizer.separator)
       : { training: joinStreams(opened), validation: joinStreams([]) }
+    return { ...streams, title: titleOf(name, files, paths, 'shards') }
   }
   const split = embedded
-    ? embedded()
+    ? embedded.documents()
     : holdsOut
       ? holdOut(fileDocuments(paths))
       : { training: fileDocuments(paths), validation: [] }
-  return { training: pack(split.training, tokenizer), validation: pack(split.validation, tokenizer) }
+  return {
+    training: pack(split.training, tokenizer),
+    validation: pack(split.validation, tokenizer),
+    title: embedded?.title ?? titleOf(name, files, paths, 'files'),
+  }
 }
-
-const shownFiles = (files: Files): string => (typeof files === 'string' ? files : files.join(', '))
 
 /**
  * Opens the text that a config's `data` names, validation apart from training: text files are encoded.
  * @param tokenizerName as `data.tokenizer`.
  * @throws CorpusError naming the file that is missing, empty or not what it should be.
  */
-export function openCorpus(files: Files, tokenizerName: string, { blend, validation }: CorpusOptions = {}): Corpus {
+export function openCorpus(
+  files: Files,
+  tokenizerName: string,
+  { blend, validation }: CorpusOptions = {},
+): OpenedCorpus {
   const tokenizer = openTokenizer(tokenizerName)
   const wanted = blend ?? [{ files, name: undefined }]
-  const streams = wanted.map(source => openSource(source.files, tokenizer, validation === undefined))
+  const streams = wanted.map(({ files, name }) => openSource(files, tokenizer, validation === undefined, name))
   const sources = wanted.map(({ files, name = shownFiles(files) }, i) => ({ name, stream: streams[i]!.training }))
   const heldOut =
     validation === undefined
@@ -110,5 +134,6 @@ export function openCorpus(files: Files, tokenizerName: string, { blend, validat
   const hash = createHash('sha256')
   for (const { stream } of sources) stream.identify(hash)
   heldOut.identify(hash)
-  return { tokenizer, sources, validation: heldOut, fingerprint: hash.digest('hex') }
+  const titles = streams.map(({ title }) => title)
+  return { tokenizer, sources, titles, validation: heldOut, fingerprint: hash.digest('hex') }
 }

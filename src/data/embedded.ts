@@ -8,6 +8,8 @@ import type { Split } from './document.ts'
  * Held out for validation: the addresses from 2018 on, and every twentieth chapter.
  */
 
+export const embeddedTitle = 'State of the Union addresses and Moby-Dick'
+
 const folderOf = (name: string): string =>
   join(dirname(createRequire(import.meta.url).resolve(`${name}/package.json`)), 'data')
 
