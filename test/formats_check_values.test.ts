@@ -5,7 +5,7 @@ import { scaleIndex, scaleValue } from '../src/formats/dequantize.ts'
 import { alphaOf, multiplyQuantized } from '../src/formats/gemm.ts'
 import { rotate, signWords, transpose } from '../src/formats/hadamard.ts'
 import { decode, e2m1 } from '../src/formats/minifloat.ts'
-import { amaxOf, codeAt, quantizeMatrix } from '../src/formats/quantize.ts'
+import { amaxOf, codeAt, limitsOf, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
 import { tensorScale } from '../src/formats/scales.ts'
 import { swizzle, swizzleOffset, unswizzle } from '../src/formats/swizzle.ts'
 import { block, fnv, fromHex, generate, hex, nvfp4, padded } from './formats_vectors.ts'
@@ -111,6 +111,45 @@ describe('check values of docs/numerics.md', () => {
       if (scale) assert.equal(hex(image.scales[0]!), inverse)
       if (scale) assert.equal(hex(Math.fround(1 / fromHex(Number.parseInt(scale, 16)))), inverse)
     }
+  })
+
+  it('formats and roundings for which NVIDIA has no vectors, as an independent program has them', () => {
+    const drawn = { random: [0x1234, 0x5678, 9], stream: 5 }
+    const rows: [QuantizeOptions, string, string][] = [
+      [{ format: 'nvfp4', round: 'stochastic', headroom: 16 / 17, ...drawn }, '6963d8e7', '082bf828'],
+      [{ format: 'nvfp4', outer: 'row' }, '77799712', '3cde0c62'],
+      [{ format: 'nvfp4', fourOverSix: 'mae' }, '14a9d197', 'e0ac1e5d'],
+      [{ format: 'nvfp4', fourOverSix: 'mse' }, 'e2238fda', '4480ec19'],
+      [{ format: 'nvfp4', fourOverSix: 'mse', square: true }, '77249778', '04259225'],
+      [{ format: 'nvfp4', round: 'eden', ...drawn }, '0fe4f6e8', '129d39b2'],
+      [{ format: 'mxfp4' }, 'b808e28a', '0b4d6c7a'],
+      [{ format: 'mxfp4', mxScale: 'floor' }, '4b503778', 'eb8f50f3'],
+      [{ format: 'mxfp4', square: true }, 'a54ccf20', 'e5c4a1c5'],
+      [{ format: 'mxfp4', round: 'stochastic', ...drawn }, 'de6356af', '0b4d6c7a'],
+      [{ format: 'mxfp8' }, 'c4625ed0', 'd35f496f'],
+      [{ format: 'mxfp8', mxScale: 'floor' }, 'a8eed102', 'd6bc3637'],
+      [{ format: 'mxfp8', round: 'stochastic', ...drawn }, 'd2e30c3b', 'd35f496f'],
+      [{ format: 'fp8-tensor', source: 'bf16' }, '16b87217', '910569fc'],
+    ]
+    for (const [options, codes, scales] of rows) {
+      const image = quantizeMatrix(x, 64, 128, options)
+      assert.deepEqual([fnv(image.codes), fnv(image.scales)], [codes, scales], JSON.stringify(options))
+    }
+    const { limit, bound } = limitsOf({ format: 'nvfp4', round: 'eden' })
+    assert.deepEqual([limit, bound, Math.fround(1 / 2688)].map(hex), ['40C24EB2', '44C24CC1', '39C30C31'])
+  })
+
+  it('rotations by 32 and, with signs drawn anew, by 128', () => {
+    const rotated = (size: number, signs: Uint32Array) => rotate(x, 64, 128, { size, signs, bf16: true })
+    assert.equal(fnv(toBf16(rotated(32, signWords('fixed')))), '16390209')
+    const drawn = [0x1234, 0x5678, 9]
+    const fresh = signWords('fresh', drawn, 5)
+    assert.equal(hex(Math.fround(1 / Math.sqrt(32))), '3E3504F3')
+    assert.deepEqual([...fresh], [0x968805d5, 0xff204291, 0xce46898f, 0x14e6d2cd])
+    const z = rotated(128, fresh)
+    assert.equal(fnv(toBf16(z)), 'e3488385')
+    const { codes, scales } = nvfp4(z, 64, 128, { round: 'eden', random: drawn, stream: 5 })
+    assert.deepEqual([fnv(codes), fnv(scales)], ['17ee552c', 'a22650ca'])
   })
 
   it('an exact tie separates the orders q6 and m6, whatever power of two multiplies it', () => {

@@ -116,6 +116,55 @@ describe('initial weights', () => {
     }
   })
 
+  it('have the distributions of Megatron', () => {
+    const std = 0.02
+    const residual = std / Math.sqrt(3)
+    const step = (bias: number) => Math.log1p(Math.exp(bias))
+    /** How many standard errors a sample may be off. */
+    const errors = 5
+    const rows: [
+      name: string,
+      value: (stored: number) => number,
+      least: number,
+      most: number,
+      mean: number,
+      sd: number,
+    ][] = [
+      ['backbone.embeddings.weight', w => w, -1, 1, 0, std],
+      ['backbone.layers.0.mixer.in_proj.weight', w => w, -1, 1, 0, std],
+      ['backbone.layers.0.mixer.out_proj.weight', w => w, -1, 1, 0, residual],
+      ['backbone.layers.1.mixer.qkv_proj.weight', w => w, -1, 1, 0, std],
+      ['backbone.layers.1.mixer.o_proj.weight', w => w, -1, 1, 0, residual],
+      ['backbone.layers.2.mixer.up_proj.weight', w => w, -1, 1, 0, std],
+      ['backbone.layers.2.mixer.down_proj.weight', w => w, -1, 1, 0, residual],
+      ['lm_head.weight', w => w, -1, 1, 0, std],
+      ['backbone.layers.0.mixer.conv1d.weight', w => w, -0.5, 0.5, 0, 1 / Math.sqrt(12)],
+      ['backbone.layers.0.mixer.conv1d.bias', w => w, -0.5, 0.5, 0, 1 / Math.sqrt(12)],
+      // A uniform in 1 .. 16, time steps log-uniform in 0.001 .. 0.1.
+      ['backbone.layers.0.mixer.A_log', Math.exp, 1, 16, 8.5, 15 / Math.sqrt(12)],
+      ['backbone.layers.0.mixer.dt_bias', b => Math.log10(step(b)), -3, -1, -2, 2 / Math.sqrt(12)],
+      ['backbone.layers.0.mixer.D', w => w, 1, 1, 1, 0],
+      ['backbone.layers.0.mixer.norm.weight', w => w, 1, 1, 1, 0],
+      ['backbone.layers.0.norm.weight', w => w, 1, 1, 1, 0],
+      ['backbone.norm_f.weight', w => w, 1, 1, 1, 0],
+    ]
+    const wide = parameterSpecs({ ...config, mamba_heads: 4096, mamba_head_dim: 1, groups: 1, hidden: 64 }).all
+    for (const [name, value, least, most, mean, sd] of rows) {
+      const { initialise } = wide.find(spec => spec.name === name)!
+      const drawn = new Float32Array(4096)
+      drawPiece([{ name, shape: [4096], initialise, decay: false }], 9, { index: 0, start: 0, size: 4096 }, drawn)
+      const values = Array.from(drawn, value)
+      const average = values.reduce((sum, v) => sum + v, 0) / 4096
+      const spread = Math.sqrt(values.reduce((sum, v) => sum + (v - average) ** 2, 0) / 4096)
+      assert.ok(
+        values.every(v => v > least - 1e-5 && v < most + 1e-5),
+        `${name}: ${Math.min(...values)} to ${Math.max(...values)}`,
+      )
+      assert.ok(Math.abs(average - mean) <= (errors * sd) / 64, `${name}: mean ${average}`)
+      assert.ok(Math.abs(spread - sd) <= (errors * sd) / 90, `${name}: standard deviation ${spread}`)
+    }
+  })
+
   it('are left where they are when the user stops', async () => {
     for (const threads of [1, 2]) {
       const stop = new AbortController()

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { presets } from '../presets/index.ts'
 import { runSchema } from '../src/config/schema.ts'
-import type { ModelConfig } from '../src/model/config.ts'
+import { type ModelConfig, mambaSizes } from '../src/model/config.ts'
 import { bitsOf, describeModel } from '../src/model/describe.ts'
 import { findRecipe } from '../src/recipes/recipes.ts'
+import { learningRate } from '../src/train/schedule.ts'
 
 const shapeOf = (preset: string): ModelConfig => {
   const config = runSchema.parse(presets[preset])
@@ -32,6 +33,58 @@ describe('describeModel', () => {
     })) {
       const { parameters } = describePreset(name)
       assert.ok(Math.abs(parameters / about - 1) < 0.15, `${name} has ${parameters} parameters`)
+    }
+  })
+
+  it('knows the sizes of the paper’s models', () => {
+    const rows: [preset: string, blocks: Record<string, number>, rows: Record<string, number>][] = [
+      [
+        'nemotron-nano-12b',
+        { M: 28, '-': 28, '*': 6 },
+        { in_proj: 22656, out_proj: 5120, qkv_proj: 7168, o_proj: 5120, up_proj: 20480, down_proj: 5120 },
+      ],
+      [
+        'nemotron-h-8b',
+        { M: 24, '-': 24, '*': 4 },
+        { in_proj: 18560, out_proj: 4096, qkv_proj: 6144, o_proj: 4096, up_proj: 21504, down_proj: 4096 },
+      ],
+      ['nemotron-1.2b', { '-': 20, '*': 20 }, { qkv_proj: 4096, o_proj: 2048, up_proj: 6144, down_proj: 2048 }],
+    ]
+    for (const [preset, blocks, sizes] of rows) {
+      const { linears } = describePreset(preset)
+      const { pattern, eps, chunk, conv } = shapeOf(preset)
+      const counts: Record<string, number> = {}
+      for (const kind of pattern) counts[kind] = (counts[kind] ?? 0) + 1
+      assert.deepEqual(counts, blocks, preset)
+      assert.deepEqual([eps, chunk, conv], [1e-5, 128, 4])
+      const found: Record<string, number> = {}
+      for (const { name, rows } of linears) found[name.split('.').at(-1)!] = rows
+      assert.deepEqual(found, sizes, preset)
+    }
+    assert.deepEqual(mambaSizes(shapeOf('nemotron-nano-12b')), { inner: 10240, conv: 12288, projection: 22656 })
+    assert.deepEqual(mambaSizes(shapeOf('nemotron-h-8b')), { inner: 8192, conv: 10240, projection: 18560 })
+    assert.match(shapeOf('nemotron-nano-12b').pattern, /^M-.*M-M-M-M-$/)
+    assert.match(shapeOf('nemotron-h-8b').pattern, /M-M-M-M-$/)
+  })
+
+  it('trains them as the paper does', () => {
+    const rows: [preset: string, tokens: number, batch: number, lr: number, last: number, decay: number][] = [
+      ['nemotron-nano-12b', 10e12, 736, 4.5e-4, 4.5e-6, 0.2],
+      ['nemotron-h-8b', 1e12, 768, 8e-4, 8e-6, 0.15],
+      ['nemotron-1.2b', 1e12, 768, 1.2e-3, 1.2e-5, 0.15],
+    ]
+    for (const [preset, tokens, batch, lr, last, decay] of rows) {
+      const { data, steps, optimizer, schedule } = runSchema.parse(presets[preset])
+      assert.deepEqual([data.sequence, data.batch], [8192, batch])
+      assert.ok(Math.abs((steps * 8192 * batch) / tokens - 1) < 1e-5, `${preset}: ${steps} steps`)
+      const { beta1, beta2, weight_decay } = optimizer
+      assert.deepEqual([beta1, beta2, weight_decay], [0.9, 0.95, 0.1])
+      const rate = (step: number) => learningRate(step, steps, optimizer.lr, schedule)
+      const falls = steps - Math.round(decay * steps)
+      assert.equal(rate(Math.ceil(steps / 2)), lr)
+      assert.equal(rate(falls - 1), lr)
+      assert.ok(rate(falls) < lr)
+      assert.ok(Math.abs(rate(steps - 1) / last - 1) < 1e-9, `${preset}: ends at ${rate(steps - 1)}`)
     }
   })
 
