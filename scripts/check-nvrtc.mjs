@@ -1,5 +1,5 @@
-// Compiles every .cu with NVRTC as a run does, for sm_90a and both dtypes of activations; needs dist/ and the library, no GPU. NVRTC refuses some of
-// what nvcc takes, such as functions without __device__. node scripts/check-nvrtc.mjs [folder of libnvrtc] [part of a file's name]
+// Compiles every .cu with NVRTC as a run does, for both dtypes of activations; needs dist/ and the library, no GPU. NVRTC refuses some of what nvcc
+// takes, such as functions without __device__. node scripts/check-nvrtc.mjs [folder of libnvrtc] [part of a file's name] [sm_80,sm_120a; default sm_90a]
 import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
@@ -10,17 +10,20 @@ const [{ cudaSources }, { compileOptions, Nvrtc }, { kernels }] = await Promise.
   load('backends/cuda/nvrtc.js'),
   load('kernels/index.js'),
 ])
-const [folder, part = ''] = process.argv.slice(2)
+const [folder, part = '', names = 'sm_90a'] = process.argv.slice(2)
+const architectures = names.split(',')
 const nvrtc = new Nvrtc(folder ? [folder] : [])
 let failed = 0
 const sources = cudaSources(join(root, 'src', 'kernels'), kernels).filter(({ name }) => name.includes(part))
+const wanted = architectures.flatMap(name => ['f32', 'bf16'].map(act => compileOptions(name, act)))
 for (const source of sources)
-  for (const act of ['f32', 'bf16'])
+  for (const options of wanted)
     try {
-      nvrtc.compile(source, compileOptions('sm_90a', act))
+      nvrtc.compile(source, options)
     } catch (error) {
       failed++
       console.log(error.message.split('\n').slice(0, 6).join('\n'))
     }
-console.log(`NVRTC ${nvrtc.version / 1000}: ${2 * sources.length - failed} of ${2 * sources.length} compile`)
+const count = sources.length * wanted.length
+console.log(`NVRTC ${nvrtc.version / 1000} for ${architectures.join(', ')}: ${count - failed} of ${count} compile`)
 process.exit(failed === 0 ? 0 : 1)

@@ -180,6 +180,18 @@ describe('what a cuda backend says', () => {
     backend.close()
   })
 
+  it('of hardware that has an error, or is taken away', () => {
+    const says = (code: number, wanted: RegExp) => {
+      const backend = open()
+      const { c } = product(backend)
+      fails({ FAIL: `cuStreamSynchronize:${code}` }, () => c.read(), wanted)
+      fake.with({}, () => backend.close())
+    }
+    says(214, /^the GPU Fake GPU has an error in its memory/)
+    says(226, /^the GPU Fake GPU met an error of its hardware/)
+    says(810, /^the GPU Fake GPU was taken from this process by the MPS server/)
+  })
+
   it('of libraries that do not know the GPU, or are none', () => {
     const old = { CAPABILITY: 120, DRIVER: 12080, NVRTC: 12040, CUBLASLT: 120400 }
     fails(

@@ -25,24 +25,7 @@ const prototypes: Readonly<Record<string, readonly (string | ReturnType<typeof o
   cublasLtMatmulPreferenceSetAttribute: ['uint64_t', 'int32_t', 'void *', 'uint64_t'],
   cublasLtMatmulAlgoGetHeuristic: [...Array(7).fill('uint64_t'), 'int32_t', out(), out()],
   cublasLtMatmulAlgoConfigGetAttribute: ['void *', 'int32_t', out(), 'uint64_t', out()],
-  cublasLtMatmul: [
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-    'void *',
-    'uint64_t',
-    'uint64_t',
-    'uint64_t',
-  ],
+  cublasLtMatmul: [...Array(12).fill('uint64_t'), 'void *', 'uint64_t', 'uint64_t', 'uint64_t'],
 }
 
 const COMPUTE_32F = 68

@@ -9,7 +9,9 @@ const losses: Readonly<Record<number, string>> = {
   101: 'is not there any more; see nvidia-smi',
   214: 'has an error in its memory that it could not correct; nvidia-smi -q -d ECC tells more',
   220: 'lost its NVLink; nvidia-smi nvlink --status tells more',
+  226: "met an error of its hardware that it contained; nvidia-smi -q and the system's log tell more",
   304: "was lost: the operating system refused the driver's call; see the system's log",
+  810: 'was taken from this process by the MPS server; see its log',
   999: 'was lost; the system\'s log (dmesg, lines with "Xid") says why',
 }
 
