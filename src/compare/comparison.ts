@@ -95,7 +95,7 @@ function describeArm({ recipe, seed, steps, run, read }: PlannedArm): Arm {
   const known = { recipe, seed, status: read?.status ?? ('missing' as const) }
   const measured = {
     loss: read?.smoothed.at(-1) ?? null,
-    validation_loss: (read?.status === 'finished' ? read.validationLoss : undefined) ?? null,
+    validation_loss: (read?.status === 'finished' ? read.validations.at(-1)?.loss : undefined) ?? null,
     tokens_per_second: read?.tokensPerSecond ?? null,
   }
   return {

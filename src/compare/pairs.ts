@@ -115,9 +115,10 @@ function pairUp(baseline: string, recipe: string, runs: readonly ComparedRun[]):
 export function comparePair(baseline: string, recipe: string, finished: readonly ComparedRun[]): Pair {
   const both = pairUp(baseline, recipe, finished)
   const differences = both.map(({ baseline, recipe }) => relativeDifference(endOf(baseline), endOf(recipe)))
-  const validation = both.flatMap(({ baseline: { validationLoss: a }, recipe: { validationLoss: b } }) =>
-    a !== undefined && b !== undefined ? [relativeDifference(a, b)] : [],
-  )
+  const validation = both.flatMap(({ baseline, recipe }) => {
+    const [a, b] = [baseline, recipe].map(({ validations }) => validations.at(-1)?.loss)
+    return a !== undefined && b !== undefined ? [relativeDifference(a, b)] : []
+  })
   const speeds = both.flatMap(({ baseline: { tokensPerSecond: a }, recipe: { tokensPerSecond: b } }) =>
     a && b ? [b / a] : [],
   )

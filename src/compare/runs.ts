@@ -38,10 +38,11 @@ export function findDivergence(directory: string): Divergence | undefined {
   return undefined
 }
 
+const isFinished = (directory: string, { steps }: RunConfig): boolean => listCheckpoints(directory).includes(steps)
+
 export function statusOf(directory: string): Status {
   if (!existsSync(join(directory, names.config))) return 'missing'
-  const { steps } = readRun(directory).config
-  if (listCheckpoints(directory).includes(steps)) return 'finished'
+  if (isFinished(directory, readRun(directory).config)) return 'finished'
   return findDivergence(directory) ? 'diverged' : 'unfinished'
 }
 
@@ -54,8 +55,8 @@ export interface ComparedRun {
   /** Of step 1 on; losses in nats per token. */
   readonly losses: readonly number[]
   readonly smoothed: readonly number[]
-  /** The last one measured. */
-  readonly validationLoss: number | undefined
+  /** In the order in which they were measured; losses in nats per token. */
+  readonly validations: readonly { readonly step: number; readonly loss: number }[]
   /** Median over the steps, of a branch those of its own. */
   readonly tokensPerSecond: number | undefined
 }
@@ -67,22 +68,23 @@ export function readComparedRun(directory: string): ComparedRun {
   const { config, origin } = readRun(directory)
   const losses: number[] = []
   const speeds: number[] = []
-  let validationLoss: number | undefined
+  const validations: { step: number; loss: number }[] = []
   for (const record of readMetrics(directory)) {
     if (isTraining(record)) {
       losses.push(record.loss)
       if (record.step > (origin.branch?.step ?? 0)) speeds.push(record.tokens_per_second)
-    } else if (isValidation(record)) validationLoss = record.validation_loss
+    } else if (isValidation(record)) validations.push({ step: record.step, loss: record.validation_loss })
   }
+  const divergence = findDivergence(directory)
   return {
     directory,
     config,
     origin,
-    status: statusOf(directory),
-    divergence: findDivergence(directory),
+    status: isFinished(directory, config) ? 'finished' : divergence ? 'diverged' : 'unfinished',
+    divergence,
     losses,
     smoothed: smooth(losses, windowOf(config.steps)),
-    validationLoss,
+    validations,
     tokensPerSecond: speeds.length > 0 ? median(speeds) : undefined,
   }
 }

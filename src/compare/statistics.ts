@@ -66,6 +66,15 @@ export function median(values: readonly number[]): number {
 /** Confidence of every interval. */
 export const confidence = 0.95
 
+const quantiles = new Map<number, number>()
+
+/** The quantile of every interval, found once: a curve has an interval at each of its steps. */
+function quantileOf(freedom: number): number {
+  const quantile = quantiles.get(freedom) ?? studentQuantile(confidence, freedom)
+  quantiles.set(freedom, quantile)
+  return quantile
+}
+
 export interface Estimate {
   readonly mean: number
   /** Standard deviation over the seeds. */
@@ -83,7 +92,7 @@ export function estimate(differences: readonly number[]): Estimate | undefined {
   const center = mean(differences)
   const spread = deviation(differences)
   if (n === 1) return { mean: center, spread, interval: null, resolved: false }
-  const half = (studentQuantile(confidence, n - 1) * spread) / Math.sqrt(n)
+  const half = (quantileOf(n - 1) * spread) / Math.sqrt(n)
   const interval = [center - half, center + half] as const
   return { mean: center, spread, interval, resolved: interval[0] > 0 || interval[1] < 0 }
 }
@@ -94,7 +103,6 @@ export function estimate(differences: readonly number[]): Estimate | undefined {
  */
 export function seedsToResolve({ mean: center, spread }: Estimate, most = 1000): number | undefined {
   if (spread === 0) return undefined
-  for (let n = 2; n <= most; n++)
-    if ((studentQuantile(confidence, n - 1) * spread) / Math.sqrt(n) < Math.abs(center)) return n
+  for (let n = 2; n <= most; n++) if ((quantileOf(n - 1) * spread) / Math.sqrt(n) < Math.abs(center)) return n
   return undefined
 }

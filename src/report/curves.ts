@@ -75,7 +75,7 @@ function meanCurve(curves: readonly (readonly number[])[]): number[] {
 /** Mean over the runs that have a validation at that step. */
 function meanValidation(arms: readonly ReportedArm[]): { step: number; loss: number }[] {
   const bySteps = new Map<number, number[]>()
-  for (const { step, loss } of arms.flatMap(({ validations }) => validations))
+  for (const { step, loss } of arms.flatMap(({ run }) => run?.validations ?? []))
     bySteps.set(step, [...(bySteps.get(step) ?? []), loss])
   return [...bySteps].sort(([a], [b]) => a - b).map(([step, losses]) => ({ step, loss: mean(losses) }))
 }

@@ -5,8 +5,8 @@ import { type ComparedRun, readComparedRun } from '../compare/runs.ts'
 import { suites } from '../compare/suites.ts'
 import { UserError } from '../config/errors.ts'
 import { names } from '../run/layout.ts'
-import { readEvents, readMetrics, readNumerics } from '../run/read.ts'
-import { type EventRecord, isValidation, type NumericsRecord } from '../run/records.ts'
+import { readEvents, readNumerics } from '../run/read.ts'
+import type { EventRecord, NumericsRecord } from '../run/records.ts'
 
 /** What a report is made of, read from the directory of a run, of a comparison, or of several. */
 
@@ -15,7 +15,6 @@ export interface ReportedArm {
   readonly directory: string
   /** Undefined if the run has not begun, or is no longer there. */
   readonly run: ComparedRun | undefined
-  readonly validations: readonly { readonly step: number; readonly loss: number }[]
   readonly events: readonly EventRecord[]
   readonly numerics: readonly NumericsRecord[]
   /** When the last step was recorded. */
@@ -43,13 +42,6 @@ function readArm(arm: Arm, directory: string): ReportedArm {
     arm,
     directory,
     run: there ? readComparedRun(directory) : undefined,
-    validations: there
-      ? [...readMetrics(directory)].flatMap(record =>
-          isValidation(record) && Number.isFinite(record.validation_loss)
-            ? [{ step: record.step, loss: record.validation_loss }]
-            : [],
-        )
-      : [],
     events: there ? [...readEvents(directory)] : [],
     numerics: there ? [...readNumerics(directory)] : [],
     updated: existsSync(metrics) ? statSync(metrics).mtime : undefined,
