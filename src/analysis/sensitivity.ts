@@ -128,7 +128,7 @@ export function rank(layers: readonly Unranked[], by: Measure | 'score'): LayerS
   return scored.sort((a, b) => order(b) - order(a)).map((layer, i) => ({ ...layer, rank: i + 1 }))
 }
 
-export function lastBlocks(layers: readonly LayerSensitivity[], blocks: number): LastBlocks {
+function lastBlocks(layers: readonly LayerSensitivity[], blocks: number): LastBlocks {
   const isLast = matcher(sensitiveInBf16.where, { blocks })
   const last = layers.filter(({ block, linear }) => isLast({ block, name: linear }))
   const among = (sorted: readonly Unranked[]) =>

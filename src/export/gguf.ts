@@ -98,7 +98,7 @@ export function ggufHeader(metadata: GgufMetadata, tensors: readonly GgufTensor[
 }
 
 /** @throws RangeError if a tensor gives more or fewer bytes than its shape takes */
-export function* ggufChunks(metadata: GgufMetadata, tensors: readonly GgufTensor[]): Generator<Uint8Array> {
+function* ggufChunks(metadata: GgufMetadata, tensors: readonly GgufTensor[]): Generator<Uint8Array> {
   yield ggufHeader(metadata, tensors)
   for (const tensor of tensors) {
     const wanted = ggufBytes(tensor)

@@ -53,7 +53,7 @@ function tokenText(tokenizer: string, id: number): string | undefined {
 }
 
 /** tokenizer.json and the files that tell transformers how to use it and when to stop. */
-export function textFiles(tokenizer: ExportedTokenizer, sequence: number): Record<string, string> {
+function textFiles(tokenizer: ExportedTokenizer, sequence: number): Record<string, string> {
   const text = tokenizer.json()
   const end = tokenText(text, tokenizer.separator)
   const { separator } = tokenizer

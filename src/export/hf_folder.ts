@@ -24,7 +24,7 @@ export function parsePythonJson(text: string): unknown {
 }
 
 /** @throws UserError if the file is missing, unreadable or not a JSON object */
-export function readJson(folder: string, name: string): HfConfig {
+function readJson(folder: string, name: string): HfConfig {
   const path = join(folder, name)
   let value: unknown
   try {

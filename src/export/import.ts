@@ -36,7 +36,7 @@ function architectureOf(config: HfConfig): Architecture {
 }
 
 /** What `data.tokenizer` names the tokenizer of a folder by; undefined if it has none. */
-export function importedTokenizer(folder: string): string | undefined {
+function importedTokenizer(folder: string): string | undefined {
   const path = join(folder, 'tokenizer.json')
   if (!existsSync(path)) return undefined
   const text = readFileSync(path, 'utf8')

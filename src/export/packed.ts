@@ -75,10 +75,10 @@ export const scalar = (value: number, shape: readonly number[]): TensorToWrite =
   data: Float32Array.of(value),
 })
 
-export const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')
+const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')
 
 /** The quantised layers of a run that are in one of these formats. */
-export function layersIn(run: ExportedRun, formats: readonly FormatName[], layout: string) {
+function layersIn(run: ExportedRun, formats: readonly FormatName[], layout: string) {
   const all = quantisedLayers(run.config, run.step)
   const layers = new Map([...all].filter(([, { weight }]) => formats.includes(weight.format)))
   const found = [...new Set([...all.values()].map(({ weight }) => weight.format))]

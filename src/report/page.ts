@@ -101,7 +101,7 @@ const overview = (parts: readonly Part[]): Markup =>
   html`<ul class="overview">${parts.map(({ id, reported }) => html`<li><a href="#${id}">${reported.name}</a> ${unbroken(verdictOf(reported.comparison).headline)}</li>`)}</ul>`
 
 /** Runs of all comparisons, each once. */
-export function uniqueArms(comparisons: readonly ReportedComparison[]): ReportedArm[] {
+function uniqueArms(comparisons: readonly ReportedComparison[]): ReportedArm[] {
   const byDirectory = new Map(comparisons.flatMap(({ arms }) => arms.map(arm => [arm.directory, arm] as const)))
   return [...byDirectory.values()]
 }

@@ -16,7 +16,7 @@ const picture = (drawn: Picture, span: 'full' | 'half'): Markup => new Markup(re
 const swatch = (index: number): Markup =>
   new Markup(`<i class="swatch${index > 6 ? ' dashed' : ''}" style="--ink-of:${inkOf(index)}"></i>`)
 
-export function finalTable(comparison: Comparison): Markup {
+function finalTable(comparison: Comparison): Markup {
   const rows = summaryRows(comparison)
   const columns = summaryColumns(comparison.baseline).filter(({ key }) => rows.some(row => row[key] !== ''))
   return html`<table class="cards">
@@ -34,7 +34,7 @@ export function finalTable(comparison: Comparison): Markup {
 </table>`
 }
 
-export function expectedTable({ expected }: Comparison): Markup | undefined {
+function expectedTable({ expected }: Comparison): Markup | undefined {
   if (expected.length === 0) return undefined
   return html`<h3>The paper’s order</h3>
 <table class="cards">

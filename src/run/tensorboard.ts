@@ -116,7 +116,7 @@ const valuesOf: Readonly<Record<RecordFile, (record: RunRecord) => Value[]>> = {
  * @param now seconds since 1970.
  * @throws UserError if the folder cannot be written.
  */
-export function tensorboardSink(run: string, step: number, now: () => number = () => Date.now() / 1000): RecordSink {
+function tensorboardSink(run: string, step: number, now: () => number = () => Date.now() / 1000): RecordSink {
   const folder = join(run, 'tensorboard')
   const path = join(folder, `events.out.tfevents.${Math.floor(now())}.${hostname()}.${process.pid}.${step}`)
   const writing = <T>(body: () => T): T => {
