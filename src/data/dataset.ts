@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CorpusError } from './errors.ts'
 import type { TokenType } from './megatron.ts'
@@ -67,12 +67,7 @@ export function publish(partial: string, path: string): void {
 export function publishText(path: string, text: string): void {
   const partial = `${path}.partial`
   try {
-    const file = openSync(partial, 'w')
-    try {
-      writeSync(file, text)
-    } finally {
-      closeSync(file)
-    }
+    writeFileSync(partial, text)
     publish(partial, path)
   } catch (error) {
     rmSync(partial, { force: true })

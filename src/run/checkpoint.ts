@@ -147,6 +147,8 @@ export function* writingCheckpoint(
     writeDurably(join(partial, names.state), [Buffer.from(`${text}\n`, 'utf8')], write)
     syncDirectory(partial)
     moveIntoPlace(run, partial, step)
+    // The folder of checkpoints and the files of records may be new there.
+    syncDirectory(run)
   } catch (error) {
     rmSync(partial, { recursive: true, force: true })
     if (!isSystemError(error)) throw error
