@@ -9,10 +9,9 @@ import { fileDocuments, invalidUtf8 } from '../src/data/files.ts'
 import { mixtureOf } from '../src/data/mixture.ts'
 import { permuted } from '../src/data/permutation.ts'
 import { type Batch, bitsPerByte, Sampler, type SamplerOptions, Validation, windowsOf } from '../src/data/sampler.ts'
-import { readTokens } from '../src/data/stream.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { Stream } from '../src/formats/philox.ts'
-import { scratchFolder } from './scratch.ts'
+import { readTokens, scratchFolder } from './scratch.ts'
 
 const { folder, file, says } = scratchFolder()
 const refuses = (files: string | string[], message: string) => assert.throws(() => fileDocuments(files), says(message))

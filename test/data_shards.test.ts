@@ -6,13 +6,12 @@ import { packageRoot } from '../src/backends/open.ts'
 import { openCorpus } from '../src/data/corpus.ts'
 import { makeIndex } from '../src/data/megatron.ts'
 import { mixtureOf } from '../src/data/mixture.ts'
-import { Sampler } from '../src/data/sampler.ts'
+import { Sampler, Validation } from '../src/data/sampler.ts'
 import { holdOutTail, openShard } from '../src/data/shards.ts'
-import { readTokens } from '../src/data/stream.ts'
 import { tokenizeFiles } from '../src/data/tokenize.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { openTokenizer } from '../src/data/tokenizers.ts'
-import { scratchFolder } from './scratch.ts'
+import { readTokens, scratchFolder } from './scratch.ts'
 import { wordText } from './training.ts'
 
 const golden = (name: string) => join(packageRoot(), 'test/golden', name)
@@ -141,6 +140,14 @@ describe('files of tokens', () => {
     refuses(
       () => sampler.batch(0, 0),
       'token 50123 of the stream is 300, wanted below 257, the tokens of data.tokenizer bytes',
+    )
+    const long = new Uint16Array(1_000_000)
+    long[990_000] = 300
+    const { validation } = holdOutTail([openShard(file('two.bin', new Uint8Array(long.buffer)), bytes)], 256)
+    const options = { sequence: 64, microBatch: 1, boundaries: 'cross' } as const
+    refuses(
+      () => new Validation(validation, bytes, 1, options).batch(0),
+      'token 0 of the stream is 300, wanted below 257, the tokens of data.tokenizer bytes',
     )
   })
 })

@@ -8,12 +8,11 @@ import { packageRoot } from '../src/backends/open.ts'
 import { readManifest } from '../src/data/dataset.ts'
 import { ShardWriter } from '../src/data/shard_writer.ts'
 import { openShard } from '../src/data/shards.ts'
-import { readTokens } from '../src/data/stream.ts'
 import { type TokenizeOptions, tokenizeFiles } from '../src/data/tokenize.ts'
 import { openTokenizer } from '../src/data/tokenizers.ts'
 import { cutText, type LinesUnit, unitsOf } from '../src/data/units.ts'
 import { runCli } from './cli.ts'
-import { scratchFolder } from './scratch.ts'
+import { readTokens, scratchFolder } from './scratch.ts'
 
 const golden = (name: string) => join(packageRoot(), 'test/golden', name)
 const spec = golden('tokenizers/gpt2.json')

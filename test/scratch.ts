@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after } from 'node:test'
 import { CorpusError } from '../src/data/errors.ts'
+import type { TokenStream } from '../src/data/stream.ts'
 
 /** What tests of text and tokens share: a folder of their own, and what is said of data that cannot be used. */
 
@@ -34,4 +35,11 @@ export function scratchFolder(): Scratch {
       return true
     },
   }
+}
+
+/** Tokens `from` .. `to - 1` of a stream. */
+export function readTokens(stream: TokenStream, from = 0, to = stream.length): Int32Array {
+  const tokens = new Int32Array(to - from)
+  stream.read(from, tokens.length, tokens, 0)
+  return tokens
 }

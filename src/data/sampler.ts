@@ -79,21 +79,21 @@ class Filler {
     const { sequence, microBatch, boundaries } = this.#options
     const { tokens, targets, starts } = this.#batch
     const source = this.#window
-    const { separator } = this.#tokenizer
-    const { tokens: vocabulary } = this.#tokenizer
+    const { separator, tokens: vocabulary } = this.#tokenizer
     let bytes = 0
     for (let row = 0; row < microBatch; row++) {
       const { stream, window } = windowOf(row)
       stream.read(window * sequence, sequence + 1, source, 0)
+      for (let i = 0; i <= sequence; i++)
+        if (source[i]! < 0 || source[i]! >= vocabulary)
+          throw new CorpusError(
+            `token ${window * sequence + i} of the stream is ${source[i]}, wanted below ${vocabulary}, the tokens of data.tokenizer ${this.#tokenizer.name}`,
+          )
       const to = row * sequence
       let start = 0
       for (let i = 0; i < sequence; i++) {
         const token = source[i]!
         const target = source[i + 1]!
-        if (target < 0 || target >= vocabulary)
-          throw new CorpusError(
-            `token ${window * sequence + i + 1} of the stream is ${target}, wanted below ${vocabulary}, the tokens of data.tokenizer ${this.#tokenizer.name}`,
-          )
         if (token === separator && boundaries === 'reset') start = i
         tokens[to + i] = token
         targets[to + i] = target

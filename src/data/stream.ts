@@ -15,13 +15,6 @@ export interface TokenStream {
   identify(hash: Hash): void
 }
 
-/** Tokens `from` .. `to - 1` of a stream. */
-export function readTokens(stream: TokenStream, from = 0, to = stream.length): Int32Array {
-  const tokens = new Int32Array(to - from)
-  stream.read(from, tokens.length, tokens, 0)
-  return tokens
-}
-
 /** A stream whose tokens are all in memory. */
 export class MemoryStream implements TokenStream {
   readonly tokens: TokenArray
