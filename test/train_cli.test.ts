@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { cpSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, it } from 'node:test'
 import { readMetrics } from '../src/run/read.ts'
@@ -58,7 +58,9 @@ describe('a finished run', () => {
   const output = { text: '' }
   before(() => {
     // Kernels that are not built yet are announced on stderr: here, not where the tests look.
-    const { status, stdout } = runCli(['train', configFile(folder, 'steps=20'), '--run', run], { cwd: folder })
+    const { status, stdout } = runCli(['train', configFile(folder, 'steps=20'), 'seed=3', '--run', run], {
+      cwd: folder,
+    })
     assert.equal(status, 0)
     output.text = stdout
   })
@@ -73,7 +75,14 @@ describe('a finished run', () => {
     assert.ok(
       text.includes(`halfbyte sample ${run} --prompt`) && text.includes(`halfbyte validate ${run} --recipe bf16`),
     )
-    assert.ok(text.includes(`halfbyte train ${join(folder, 'small.json')} recipe=bf16`), text)
+    assert.ok(text.includes(`halfbyte train ${join(folder, 'small.json')} seed=3 recipe=bf16`), text)
+  })
+
+  it('tells how to train as it did in bf16 where it was resumed, too', () => {
+    const resumed = join(folder, 'resumed')
+    cpSync(run, resumed, { recursive: true })
+    rmSync(join(resumed, 'checkpoints', '20'), { recursive: true })
+    assert.match(prints('resume', resumed), / train tiny seed=3 steps=20 .*'model\.pattern=M-\*-'.* recipe=bf16 /)
   })
 
   it('has the validation loss that it recorded, and another in bf16, in which weights and activations are not quantised', () => {

@@ -5,7 +5,7 @@ import { basename, join } from 'node:path'
 import { libraryDirectories, libraryFiles } from '../backends/cuda/libraries.ts'
 import { chooseLevel, cpuFeatures, levels } from '../backends/levels.ts'
 import { CompilerError, cacheDirectory, findCompiler } from '../backends/native.ts'
-import { backends, openBackend, packageRoot } from '../backends/open.ts'
+import { openBackend, packageRoot } from '../backends/open.ts'
 import { kernels } from '../kernels/index.ts'
 
 /**
@@ -137,13 +137,12 @@ function askDriver(): string[][] | undefined {
     .map(line => line.split(',').map(field => field.trim()))
 }
 
-export function checkGpu(gpus = askDriver(), supported = Object.hasOwn(backends, 'cuda')): Check {
+export function checkGpu(gpus = askDriver()): Check {
   if (!gpus)
     return { name: 'gpu', state: 'absent', found: 'no NVIDIA driver answers (nvidia-smi); runs use the processor' }
   const [, , , driver] = gpus[0]!
   const list = gpus.map(([name, memory, capability]) => `${name} (${memory} MiB, compute ${capability})`).join(', ')
-  const unused = supported ? '' : '; this version of halfbyte has no CUDA backend, runs use the processor'
-  return { name: 'gpu', state: 'ok', found: `${list}, driver ${driver}${unused}` }
+  return { name: 'gpu', state: 'ok', found: `${list}, driver ${driver}; to train on it: backend=cuda` }
 }
 
 /** The first file `lib<name>.so*` of the directories with the version that its name tells. */
@@ -163,7 +162,6 @@ const libraries = [
   { name: 'cuda', title: 'the driver', advice: "install NVIDIA's driver" },
   { name: 'nvrtc', title: 'the run-time compiler', advice: 'pip install nvidia-cuda-nvrtc' },
   { name: 'cublasLt', title: 'matrix products', advice: 'pip install nvidia-cublas' },
-  { name: 'nccl', title: 'several GPUs', advice: 'pip install nvidia-nccl-cu13' },
 ]
 
 /** CUDA's libraries: advice is given only where there is a GPU to use them. */

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs'
 import { type Command, Option } from 'commander'
 import { presets } from '../../presets/index.ts'
 import { UserError } from '../config/errors.ts'
@@ -8,9 +7,10 @@ import type { RunConfig, RunPreset } from '../config/schema.ts'
 import { type OpenedCorpus, openCorpus } from '../data/corpus.ts'
 import { checkModel } from '../model/model.ts'
 import { RecipeError } from '../recipes/errors.ts'
+import { shellWord, sourceOf } from '../report/reproduce.ts'
 import { createRunDirectory, openRun } from '../run/open.ts'
 import { formatCount } from '../run/quantities.ts'
-import { readConfig } from '../run/read.ts'
+import { readConfig, readRun } from '../run/read.ts'
 import type { Run } from '../run/run.ts'
 import { logs } from '../run/tensorboard.ts'
 import { type Outcome, train } from '../train/loop.ts'
@@ -56,8 +56,8 @@ interface TerminalOptions {
   readonly profiling?: boolean | undefined
   /** A kind of `logs` to write beside the run's own files. */
   readonly log?: string | undefined
-  /** What the user named the config by: a preset or a file. */
-  readonly source?: string | undefined
+  /** Preset or file and overrides that make the same training; absent where none do. */
+  readonly words?: readonly string[]
   /** Stop after this step as if the user had asked to, and validate there. */
   readonly until?: number
 }
@@ -83,7 +83,7 @@ export function loadRun(
 export async function trainInTerminal(
   directory: string | undefined,
   config: RunConfig,
-  { profiling = false, log, source = config.name, until = config.steps }: TerminalOptions = {},
+  { profiling = false, log, words = [], until = config.steps }: TerminalOptions = {},
 ): Promise<void> {
   const corpus = openCorpus(config.data.files, config.data.tokenizer, config.data)
   const backend = await openConfigured(config)
@@ -151,22 +151,31 @@ sample: ${printable(text)}
 
 run directory: ${run.directory}
 what next:
-${nextCommands(run.directory, config, source).join('\n')}
+${nextCommands(run.directory, config, words).join('\n')}
 `)
 }
 
+/** Preset and overrides that make a run; none if it began from weights of another. */
+function wordsOf(directory: string): string[] {
+  const { config, origin } = readRun(directory)
+  const source = origin.branch || origin.imported ? undefined : sourceOf(config, presets)
+  return source ? [source.preset, ...source.overrides] : []
+}
+
+/** Longer ones do not push the words beside the others to the right. */
+const widestCommand = 80
+
 /** What to try after a run, with what each is for. */
-function nextCommands(directory: string, { recipe }: RunConfig, source: string): string[] {
+function nextCommands(directory: string, { recipe }: RunConfig, words: readonly string[]): string[] {
   const other = recipe === 'bf16' ? 'nvfp4' : 'bf16'
   const rows: [string, string][] = [
     [`sample ${directory} --prompt "My fellow citizens"`, 'let it continue a text'],
     [`plot ${directory}`, 'draw its loss'],
     [`validate ${directory} --recipe ${other}`, `the same weights computing in ${other}`],
   ]
-  // A resumed run knows its name alone, which a file of another name may have given it.
-  if (Object.hasOwn(presets, source) || existsSync(source))
-    rows.push([`train ${source} recipe=${other}`, `the same training in ${other}`])
-  const width = Math.max(...rows.map(([command]) => command.length))
+  const same = words.filter(word => !word.startsWith('recipe=')).map(shellWord)
+  if (same.length > 0) rows.push([`train ${same.join(' ')} recipe=${other}`, `the same training in ${other}`])
+  const width = Math.max(...rows.map(([command]) => command.length).filter(length => length <= widestCommand))
   return rows.map(([command, purpose]) => `  npx halfbyte ${command.padEnd(width)}   ${purpose}`)
 }
 
@@ -215,8 +224,9 @@ Examples:
   halfbyte train nemotron-nano-12b --dry-run`,
     )
     .action(async (source: string, overrides: string[], { run, dryRun, json, profile, policy, log }: TrainOptions) => {
-      const config = loadRun(source, policy === undefined ? overrides : [`rules=${policy}`, ...overrides])
-      if (!dryRun) return trainInTerminal(run, config, { profiling: profile, source, log })
+      const all = policy === undefined ? overrides : [`rules=${policy}`, ...overrides]
+      const config = loadRun(source, all)
+      if (!dryRun) return trainInTerminal(run, config, { profiling: profile, words: [source, ...all], log })
       process.stdout.write(
         json ? `${JSON.stringify({ ...describeRun(config), data: planOf(config) })}\n` : dryRunText(config),
       )
@@ -238,6 +248,7 @@ Examples:
   halfbyte resume runs/tiny-001 threads=4`,
     )
     .action(async (directory: string, overrides: string[], { log }: { log?: string }) => {
-      await trainInTerminal(directory, overrideConfig(readConfig(directory), overrides), { log })
+      const config = overrideConfig(readConfig(directory), overrides)
+      await trainInTerminal(directory, config, { words: wordsOf(directory), log })
     })
 }
