@@ -5,7 +5,7 @@ import { setImmediate, setTimeout } from 'node:timers/promises'
 import { Stream } from '../src/formats/philox.ts'
 import { listCheckpoints } from '../src/run/checkpoint.ts'
 import { names } from '../src/run/layout.ts'
-import { readMetrics } from '../src/run/read.ts'
+import { readEvents, readMetrics, readNumerics } from '../src/run/read.ts'
 import { type Ended, startCli } from './training.ts'
 
 /** Interrupting real training processes, and comparing what they leave with a run that nobody disturbed. */
@@ -14,9 +14,15 @@ import { type Ended, startCli } from './training.ts'
 export const recordsOf = (run: string) =>
   [...readMetrics(run)].map(({ tokens_per_second: _, ...record }) => record as Readonly<Record<string, unknown>>)
 
+/** What happened in a run itself, and not to its process. */
+const eventsOf = (run: string) =>
+  [...readEvents(run)].filter(({ event }) => !['resumed', 'placement_changed'].includes(event))
+
 /** Asserts that weights, moments and records are the same to the last bit. */
 export function sameRun(got: string, want: string): void {
   assert.deepEqual(recordsOf(got), recordsOf(want))
+  assert.deepEqual([...readNumerics(got)], [...readNumerics(want)])
+  assert.deepEqual(eventsOf(got), eventsOf(want))
   const steps = listCheckpoints(want)
   assert.deepEqual(listCheckpoints(got), steps)
   for (const step of steps)
