@@ -63,7 +63,7 @@ async function exportTo(
 const joined = (parts: readonly Uint8Array[]): Uint8Array => Uint8Array.from(Buffer.concat(parts))
 
 describe('codes of training', () => {
-  for (const recipe of ['nvfp4', 'nvfp4-te', 'nvfp4-4over6', 'nvfp4-no-2d', 'mxfp4'])
+  for (const recipe of ['nvfp4', 'nvfp4-te', 'nvfp4-4over6', 'nvfp4-no-2d', 'nvfp4-fp32-weights', 'mxfp4'])
     for (const name of recipe === 'nvfp4' ? ['cpu', 'reference'] : ['cpu'])
       it(`are what is exported: ${recipe} on ${name}`, async () => {
         const config = configOf(hybrid, `recipe=${recipe}`)

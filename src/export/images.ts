@@ -14,7 +14,7 @@ import type { Weights } from './weights.ts'
 /**
  * The weights of linear layers as the forward pass of training reads them: the same codes, block scales and largest magnitude.
  *
- *   1. The FP32 weight is rounded to BF16, as training does between two steps.
+ *   1. The FP32 weight is rounded to BF16, as training does between two steps, unless the recipe quantises it as it is.
  *   2. Its largest magnitude is found over the whole parameter. The fused projection of q, k and v has one, which its parts share.
  *   3. Blocks along the inputs, or square tiles, are quantised by src/formats/quantize.ts, byte-equal to the kernels of training.
  *
@@ -94,13 +94,18 @@ export class WeightImages {
     this.#layers = layers
   }
 
-  /** Largest magnitude of a parameter rounded to BF16. @throws UserError if a weight is not finite */
+  /** What training quantises in place of these weights. */
+  #quantised(parameter: string, values: Float32Array): Float32Array {
+    return this.#layers.get(parameter)!.weight.source ? values : fromBf16(toBf16(values))
+  }
+
+  /** Largest magnitude of a parameter as it is quantised. @throws UserError if a weight is not finite */
   amax(parameter: string): number {
     const known = this.#amax.get(parameter)
     if (known !== undefined) return known
     let amax = 0
     for (const piece of floatPieces(this.#weights, parameter, 0, sizeOf(this.#weights.shape(parameter)))) {
-      const [largest, bad] = amaxOf(rounded(piece)) as unknown as [number, number]
+      const [largest, bad] = amaxOf(this.#quantised(parameter, piece)) as unknown as [number, number]
       if (bad) throw new UserError(`${parameter} has a value that is not finite`)
       amax = Math.max(amax, largest)
     }
@@ -122,8 +127,8 @@ export class WeightImages {
     const amax = Float32Array.of(this.amax(parameter))
     for (let row = 0; row < rows; row += stripRows) {
       const height = Math.min(stripRows, rows - row)
-      const values = rounded(this.#weights.read(parameter, row * cols, (row + height) * cols))
-      const strip: QuantizedMatrix = quantizeMatrix(values, height, cols, { ...weight, source: 'bf16', amax })
+      const values = this.#quantised(parameter, this.#weights.read(parameter, row * cols, (row + height) * cols))
+      const strip: QuantizedMatrix = quantizeMatrix(values, height, cols, { source: 'bf16', ...weight, amax })
       codes.set(strip.codes, (row * cols) / 2)
       scales.set(strip.scales as Uint8Array, (row * cols) / formats[weight.format].block)
     }
@@ -132,5 +137,3 @@ export class WeightImages {
     return image
   }
 }
-
-const rounded = (values: Float32Array): Float32Array => fromBf16(toBf16(values))

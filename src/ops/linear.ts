@@ -217,9 +217,9 @@ export class Linear {
 
   /** The weight as the forward rules quantise it. */
   forwardImages(tape: Tape): Pair {
-    this.#forward ??= this.#make(tape, this.#stores.forward, (w, allocate) => {
+    this.#forward ??= this.#make(tape, this.#stores.forward, this.#recipe.forward.w!, (w, allocate) => {
       const request = this.request('wRows', this.#recipe.forward.w!, 'fprop')
-      const pair = forwardPair(tape.backend, allocate, w, request, this.value)
+      const pair = forwardPair(tape.backend, allocate, w, request, request.spec.source ? undefined : this.value)
       this.made('wRows', w, false, pair.row, request)
       return pair
     })
@@ -233,7 +233,7 @@ export class Linear {
 
   /** The weight along the outputs as dgrad quantises it for itself. */
   backwardImage(tape: Tape, spec: Quantized): Image {
-    this.#backward ??= this.#make(tape, this.#stores.backward, (w, allocate) => {
+    this.#backward ??= this.#make(tape, this.#stores.backward, spec, (w, allocate) => {
       const values = spec.of === 'forward' ? this.forwardValues(tape) : w.value
       const request = this.request('wColumns', spec, 'dgrad')
       return this.made('wColumns', new Var(values), true, columnImage(tape.backend, allocate, values, request), request)
@@ -241,13 +241,14 @@ export class Linear {
     return this.#backward
   }
 
-  /** `w` is the weight rounded to BF16, once it is asked for. */
-  #make<T>(tape: Tape, store: Store, make: (w: Var, allocate: Allocate) => T): T {
+  /** `w` is the weight, rounded to BF16 once it is asked for unless `spec` wants it as it is. */
+  #make<T>(tape: Tape, store: Store, spec: Quantized, make: (w: Var, allocate: Allocate) => T): T {
     const made: T[] = []
     store.rewind()
     tape.scope(() => {
       const value = () => castTo(tape.backend, tape.allocate, this.value, 'bf16')
-      made.push(make(new Var({ dtype: 'bf16', shape: this.value.shape, value }), store.allocate))
+      const w = spec.source ? this.value : ({ dtype: 'bf16', shape: this.value.shape, value } as const)
+      made.push(make(new Var(w), store.allocate))
     })
     return made[0]!
   }

@@ -20,6 +20,8 @@ export interface Quantized {
   readonly square?: true
   /** Quantise the dequantised image of fprop instead of the original values. */
   readonly of?: 'forward'
+  /** Weights alone: quantise the FP32 weight itself instead of its BF16 rounding. */
+  readonly source?: 'f32'
   /** Order of the operations of the NVFP4 block scale; default q6, the paper's. */
   readonly scaleOrder?: 'q6' | 'm6'
   /** Four-over-six: the better of two block scales by this error. */

@@ -130,6 +130,12 @@ const base: readonly Recipe[] = [
       wgrad: { ...nvfp4Linear.wgrad, b: better },
     }),
   },
+  /** As Megatron trains with FP4 parameters: the images of weights come from FP32 at once (section "Scales and elements"). */
+  {
+    name: 'nvfp4-fp32-weights',
+    title: 'NVFP4 with weights quantised from FP32 instead of from their BF16 rounding',
+    rules: withSensitiveInBf16({ ...nvfp4Linear, fprop: gemm(row, { ...square, source: 'f32' }) }),
+  },
   /** Gradients scaled so that rounding the block scale cannot saturate them (section "Beyond the paper", headroom). */
   {
     name: 'nvfp4-headroom',

@@ -113,6 +113,8 @@ function check(recipe: string, site: LinearSite, { fprop, dgrad, wgrad, forward 
   for (const operand of [fprop.a, fprop.b, dgrad.a, wgrad.a])
     if (readsForward(operand))
       complain('only the weights of dgrad and the activations of wgrad can be those of forward')
+  for (const operand of [fprop.a, dgrad.a, wgrad.a, wgrad.b])
+    if (isQuantized(operand) && operand.source) complain('only weights can be quantised from FP32 instead of from BF16')
   for (const [name, gemm] of Object.entries({ fprop, dgrad, wgrad }))
     if (gemm.hadamard && !(isQuantized(gemm.a) && isQuantized(gemm.b)))
       complain(`${name} is rotated, so both of its operands must be quantised for it`)
