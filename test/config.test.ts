@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, it } from 'node:test'
@@ -137,9 +137,9 @@ describe('a config that is wrong', () => {
   })
 
   it('names key, value found and value wanted', () => {
-    refuses(() => load('steps=many'), 'steps: found "many", wanted a whole number from 1', 2)
-    refuses(() => load('steps=0'), 'steps: found 0, wanted a whole number from 1', 2)
-    refuses(() => load('steps=1.5'), 'steps: found 1.5, wanted a whole number from 1', 2)
+    refuses(() => load('steps=many'), 'steps: found "many", wanted a whole number, 1 to 4294967295', 2)
+    refuses(() => load('steps=0'), 'steps: found 0, wanted a whole number, 1 to 4294967295', 2)
+    refuses(() => load('steps=1.5'), 'steps: found 1.5, wanted a whole number, 1 to 4294967295', 2)
     refuses(() => load('optimizer.beta1=1'), 'optimizer.beta1: found 1, wanted a number from 0, below 1', 2)
     refuses(() => load('model.rope=true'), 'model.rope: found true, wanted false or a base above 0, such as 10000', 2)
     refuses(
@@ -157,7 +157,7 @@ describe('a config that is wrong', () => {
     )
     refuses(
       () => loadConfig(file('short.yaml', 'recipe: nvfp4\n'), [], presets),
-      'FOLDER/short.yaml: steps: missing, wanted a whole number from 1',
+      'FOLDER/short.yaml: steps: missing, wanted a whole number, 1 to 4294967295',
       1,
     )
   })
@@ -173,6 +173,77 @@ describe('a config that is wrong', () => {
       'FOLDER/list.yaml: found [1], wanted keys and values such as "steps: 100"',
       1,
     )
+  })
+
+  it('names the file that cannot be read, or that means what YAML does not say', () => {
+    const cases: [text: string | Uint8Array, message: string | RegExp, exitCode?: 2][] = [
+      ['', ': found nothing, wanted keys and values such as "steps: 100"'],
+      ['# nothing\n', ': found nothing, wanted keys and values such as "steps: 100"'],
+      ['steps: 1\nsteps: 2\n', ', line 2: Map keys must be unique'],
+      ['steps: 1\n---\nsteps: 2\n', ', line 2: found a second document (---), wanted one'],
+      ['steps: !!js/function "x"\n', ', line 1: Unresolved tag: tag:yaml.org,2002:js/function'],
+      ['%YAML 9.9\n---\nsteps: 1\n', ', line 1: Unsupported YAML version 9.9'],
+      ['? [1, 2]\n: 3\n', ', line 1: found a key that is a list or a section, wanted a word'],
+      ['model: &m\n  hidden: *m\n', ': found a section that contains itself'],
+      ['['.repeat(20_000), ', line 1: found lists or sections nested too deeply'],
+      ['steps: *none\n', /: Unresolved alias .*none$/],
+      [`steps: "${'x'.repeat(2 ** 20)}"\n`, / config file \S+: found \d+ bytes, wanted at most 1048576$/, 2],
+      [Buffer.from('name: caf\xe9\n', 'latin1'), ' is not UTF-8: byte 9 (counted from 0) begins no valid character'],
+      ['extends: hybrid\n__proto__: { steps: 3 }\n', /: unknown key "__proto__"; the keys are /],
+      ['extends: hybrid\n"a\\nb": 3\n', /: unknown key "a\\nb"; the keys are /],
+      ['extends: hybrid\na: 3\n', /: unknown key "a"; the keys are /],
+      ['extends: hybrid\nmodel.hidden: 32\n', ': unknown key "model.hidden"; in a file it is hidden under "model:"'],
+      ['extends: [hybrid]\n', ': extends: found ["hybrid"], wanted the name of a preset'],
+      ['extends: bad.yaml\n', ': extends: preset "bad.yaml" is unknown; use one of hybrid, dense'],
+      ['extends: hybrid\noptimizer: { lr: .inf }\n', ': optimizer.lr: found Infinity, wanted a number above 0'],
+      ['extends: hybrid\nsteps: [.nan]\n', ': steps: found ["NaN"], wanted a whole number, 1 to 4294967295'],
+    ]
+    for (const [text, message, exitCode = 1] of cases) {
+      const path = join(folder, 'bad.yaml')
+      writeFileSync(path, text)
+      assert.throws(
+        () => loadConfig(path, [], presets),
+        (error: UserError) => {
+          const said = ` ${error.message}`
+          if (typeof message === 'string') assert.equal(said, ` ${path}${message}`)
+          else assert.match(said, message)
+          assert.ok(said.includes(path) && !said.includes('\n'), said)
+          assert.equal(error.exitCode, exitCode, said)
+          return true
+        },
+      )
+    }
+    mkdirSync(join(folder, 'folder.yaml'))
+    refuses(
+      () => loadConfig(join(folder, 'folder.yaml'), [], presets),
+      'config file FOLDER/folder.yaml is a folder, wanted a file of text',
+      2,
+    )
+    refuses(() => load(`rules=${folder}`), 'file of rules FOLDER is a folder, wanted a file of text', 2)
+  })
+
+  it('names numbers that what computes cannot hold', () => {
+    const cases: [string, string][] = [
+      ['seed=9007199254740993', 'seed: found 9007199254740992, wanted a whole number, 0 to 9007199254740991'],
+      ['steps=1e15', 'steps: found 1000000000000000, wanted a whole number, 1 to 4294967295'],
+      ['model.chunk=1e15', 'model.chunk: found 1000000000000000, wanted a whole number, 1 to 16777216'],
+      ['data.batch=1e15', 'data.batch: found 1000000000000000, wanted a whole number, 1 to 16777216'],
+      ['optimizer.lr=.nan', 'optimizer.lr: found NaN, wanted a number above 0'],
+      [
+        'optimizer.eps=1e-300',
+        'optimizer.eps: found 1e-300, wanted a number above 0 that FP32 holds, 1.5e-45 to 3.4e38',
+      ],
+      [
+        'optimizer.weight_decay=1e300',
+        'optimizer.weight_decay: found 1e+300, wanted a number from 0 that FP32 holds, up to 3.4e38',
+      ],
+      [
+        'optimizer.beta2=0.9999999999',
+        'optimizer.beta2: found 0.9999999999, wanted a number from 0, below 1 that FP32 holds, up to 0.99999994',
+      ],
+      [`model.pattern=${'-'.repeat(2000)}`, `model.pattern: found "${'-'.repeat(56)}..., wanted at most 1024 blocks`],
+    ]
+    for (const [override, message] of cases) refuses(() => load(override), message, 2)
   })
 
   it('names the nearest value that goes with the others', () => {

@@ -40,7 +40,8 @@ export function nearest(word: string, candidates: readonly string[]): string | u
   }))
   scored.sort((a, b) => a.score - b.score)
   const best = scored[0]
-  return best && best.score <= Math.max(2, Math.floor(word.length / 3)) ? best.candidate : undefined
+  const most = Math.min(word.length - 1, Math.max(2, Math.floor(word.length / 3)))
+  return best && best.score <= most ? best.candidate : undefined
 }
 
 const last = (key: string): string => key.slice(key.lastIndexOf('.') + 1)
@@ -54,23 +55,27 @@ function entryKeys(key: string): string[] | undefined {
   return shape && Object.keys(shape)
 }
 
+/** A word as a message shows it, on one line. */
+const quoted = (word: string): string => JSON.stringify(word.length > 60 ? `${word.slice(0, 57)}...` : word)
+
 /** `unknown key "optimizer.lrr"; did you mean "optimizer.lr"?` A known name in the wrong section is found as well. */
 export function unknownKey(key: string): string {
   const inEntry = entryKeys(key)
-  if (inEntry) return `unknown key "${key}"; the keys there are ${inEntry.join(', ')}`
+  if (inEntry) return `unknown key ${quoted(key)}; the keys there are ${inEntry.join(', ')}`
+  if (schemaAt(key)) return `unknown key ${quoted(key)}; in a file it is ${last(key)} under "${key.split('.')[0]}:"`
   const meant =
     configKeys.find(candidate => last(candidate) === last(key)) ??
     nearest(key, configKeys) ??
     nearest(key, Object.keys(shapeOf(runSchema)!)) ??
     configKeys.find(candidate => last(candidate) === nearest(last(key), configKeys.map(last)))
-  return `unknown key "${key}"; ${meant ? `did you mean "${meant}"?` : `the keys are ${configKeys.join(', ')}`}`
+  return `unknown key ${quoted(key)}; ${meant ? `did you mean "${meant}"?` : `the keys are ${configKeys.join(', ')}`}`
 }
 
 /** `recipe "nvfp5" is unknown; did you mean "nvfp4"?`, or the list of all. */
 export function unknownName(what: string, name: string, known: readonly string[]): string {
   const meant = nearest(name, known)
   const all = `use one of ${[...known].join(', ')}`
-  return `${what} "${name}" is unknown; ${meant ? `did you mean "${meant}"? (${all})` : all}`
+  return `${what} ${quoted(name)} is unknown; ${meant ? `did you mean "${meant}"? (${all})` : all}`
 }
 
 /** The value of a dotted key, or undefined. */

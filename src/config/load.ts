@@ -1,31 +1,23 @@
-import { readFileSync } from 'node:fs'
 import { basename, extname } from 'node:path'
-import { parse, YAMLParseError } from 'yaml'
 import { z } from 'zod'
 import { isTokenizerSpec, tokenizerForms } from '../data/tokenizers.ts'
 import { recipes } from '../recipes/recipes.ts'
 import { checkConfig } from './checks.ts'
 import { UserError } from './errors.ts'
 import { configKeys, schemaAt, unknownKey, unknownName, valueAt } from './keys.ts'
+import { isTree, parseYaml, readTree, type Tree } from './read.ts'
 import { checkRules } from './rules.ts'
 import { backendActivations, type RunConfig, type RunPreset, runSchema } from './schema.ts'
-
-type Tree = { [key: string]: unknown }
-
-const isTree = (value: unknown): value is Tree => typeof value === 'object' && value !== null && !Array.isArray(value)
+import { shown } from './shown.ts'
 
 /** `over` wins; sections merge key by key, lists and values replace. */
 function merge(base: Tree, over: Tree): Tree {
-  const merged: Tree = { ...base }
-  for (const [key, value] of Object.entries(over))
-    merged[key] = isTree(value) && isTree(merged[key]) ? merge(merged[key], value) : value
-  return merged
-}
-
-/** A value as a message shows it. */
-function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value)
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text
+  const entries = Object.entries(over).map(([key, value]): [string, unknown] => {
+    const below = Object.hasOwn(base, key) ? base[key] : undefined
+    return [key, isTree(value) && isTree(below) ? merge(below, value) : value]
+  })
+  // An assignment would take the key `__proto__` for something else.
+  return Object.fromEntries([...Object.entries(base), ...entries])
 }
 
 /** One `key=value` as a tree. The value is read as YAML; where the key wants text, or YAML reads it otherwise, as it stands. */
@@ -38,31 +30,11 @@ function readOverride(override: string): { key: string; tree: Tree } {
   if (!schema) throw new UserError(unknownKey(key), 2)
   let value: unknown = text
   try {
-    value = parse(text)
+    value = parseYaml(text, key)
   } catch {}
   const fits = (candidate: unknown) => z.safeParse(schema, candidate).success
   if (!fits(value) && fits(text)) value = text
   return { key, tree: key.split('.').reduceRight<Tree>((inner, part) => ({ [part]: inner }), value as Tree) }
-}
-
-function readFile(path: string): Tree {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException
-    throw new UserError(code === 'ENOENT' ? `config file ${path} does not exist` : `config file ${path}: ${message}`, 2)
-  }
-  let value: unknown
-  try {
-    value = parse(text)
-  } catch (error) {
-    if (!(error instanceof YAMLParseError)) throw new UserError(`${path}: ${(error as Error).message}`)
-    const line = error.linePos ? `, line ${error.linePos[0].line}` : ''
-    throw new UserError(`${path}${line}: ${error.message.split('\n')[0]!.replace(/ at line .*$/, '')}`)
-  }
-  if (!isTree(value)) throw new UserError(`${path}: found ${shown(value)}, wanted keys and values such as "steps: 100"`)
-  return value
 }
 
 function presetNamed(
@@ -72,13 +44,15 @@ function presetNamed(
   exitCode: 1 | 2,
 ): Tree {
   if (typeof name === 'string' && Object.hasOwn(presets, name)) return presets[name] as Tree
-  throw new UserError(place + unknownName('preset', String(name), Object.keys(presets)), exitCode)
+  if (typeof name !== 'string')
+    throw new UserError(`${place}found ${shown(name)}, wanted the name of a preset`, exitCode)
+  throw new UserError(place + unknownName('preset', name, Object.keys(presets)), exitCode)
 }
 
 function readSource(source: string, presets: Readonly<Record<string, RunPreset>>): { tree: Tree; place: string } {
   const kind = extname(source)
   if (!['.yaml', '.yml', '.json'].includes(kind)) return { tree: presetNamed(source, presets, '', 2), place: '' }
-  const { extends: base, ...own } = readFile(source)
+  const { extends: base, ...own } = readTree(source, 'config file', 2)
   const place = `${source}: `
   const name = basename(source, kind).replace(/[^\w.-]/g, '-')
   const below = base === undefined ? {} : presetNamed(base, presets, `${place}extends: `, 1)
@@ -91,8 +65,8 @@ const names: Readonly<Record<string, readonly string[]>> = {
 }
 
 /** The rules in a file that holds them alone, as "halfbyte sensitivity" writes it. */
-function readRules(path: string): unknown {
-  const { rules, ...others } = readFile(path)
+function readRules(path: string, exitCode: 1 | 2): unknown {
+  const { rules, ...others } = readTree(path, 'file of rules', exitCode)
   const [other] = Object.keys(others)
   if (rules !== undefined && other === undefined) return rules
   throw new UserError(`${path}: found ${other ? `the key "${other}"` : 'no rules'}, wanted a list under "rules:" alone`)
@@ -105,7 +79,8 @@ function readRules(path: string): unknown {
  */
 function resolve(given: Tree, place: string, overridden: readonly string[]): RunConfig {
   const rulesFile = typeof given.rules === 'string' ? given.rules : undefined
-  const tree = rulesFile === undefined ? given : { ...given, rules: readRules(rulesFile) }
+  const tree =
+    rulesFile === undefined ? given : { ...given, rules: readRules(rulesFile, overridden.includes('rules') ? 2 : 1) }
   const fail = (key: string, message: string): never => {
     if (rulesFile !== undefined && /^rules\b/.test(key)) throw new UserError(`${rulesFile}: ${message}`)
     const typed = overridden.some(name => name === key || key.startsWith(`${name}.`))

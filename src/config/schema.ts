@@ -8,22 +8,42 @@ import type { Activation } from '../tensor/dtype.ts'
  */
 
 const whole = (least: number, most = Number.MAX_SAFE_INTEGER) => {
-  const error = most < Number.MAX_SAFE_INTEGER ? `a whole number, ${least} to ${most}` : `a whole number from ${least}`
+  const range = `a whole number, ${least} to ${most}`
+  const usual = most < Number.MAX_SAFE_INTEGER ? range : `a whole number from ${least}`
+  const error = ({ code }: { readonly code?: string | undefined }) => (code === 'too_big' ? range : usual)
   return z.int({ error }).min(least, { error }).max(most, { error })
 }
-const positive = () => z.number({ error: 'a number above 0' }).gt(0, { error: 'a number above 0' })
-const share = () => {
-  const error = 'a number, 0 to 1'
-  return z.number({ error }).min(0, { error }).max(1, { error })
+/** Far beyond any model; what is counted with such sizes stays exact, and kernels take them. */
+const size = (least: number) => whole(least, 2 ** 24)
+
+const ranges = {
+  positive: 'a number above 0',
+  notNegative: 'a number from 0',
+  below1: 'a number from 0, below 1',
+  share: 'a number, 0 to 1',
 }
-const below1 = () => {
-  const error = 'a number from 0, below 1'
-  return z.number({ error }).min(0, { error }).lt(1, { error })
-}
-const notNegative = () => {
-  const error = 'a number from 0'
-  return z.number({ error }).min(0, { error })
-}
+/** What computes holds these in FP32, where they must not become zero or infinite. */
+const inFp32 = 'that FP32 holds'
+const isFinite32 = (value: number) => Number.isFinite(Math.fround(value))
+const positive = () =>
+  z
+    .number({ error: ranges.positive })
+    .gt(0, { error: ranges.positive })
+    .refine(value => isFinite32(value) && Math.fround(value) > 0, {
+      error: `${ranges.positive} ${inFp32}, 1.5e-45 to 3.4e38`,
+    })
+const notNegative = () =>
+  z
+    .number({ error: ranges.notNegative })
+    .min(0, { error: ranges.notNegative })
+    .refine(isFinite32, { error: `${ranges.notNegative} ${inFp32}, up to 3.4e38` })
+const share = () => z.number({ error: ranges.share }).min(0, { error: ranges.share }).max(1, { error: ranges.share })
+const below1 = () =>
+  z
+    .number({ error: ranges.below1 })
+    .min(0, { error: ranges.below1 })
+    .lt(1, { error: ranges.below1 })
+    .refine(value => Math.fround(value) < 1, { error: `${ranges.below1} ${inFp32}, up to 0.99999994` })
 const text = (error: string) => z.string({ error }).min(1, { error })
 const section = <Shape extends z.core.$ZodLooseShape>(shape: Shape) =>
   z.strictObject(shape, {
@@ -37,22 +57,26 @@ export const backendActivations: Readonly<Record<string, Activation>> = {
   cuda: 'bf16',
 }
 
+/** Of a model. Names and tables of its layers grow with it. */
+const mostBlocks = 1024
+
 const model = section({
   pattern: z
     .string({ error: 'a string of M, * and -' })
-    .regex(/^[M*-]+$/, { error: 'one or more of M (Mamba-2), * (attention) and - (FFN)' }),
-  hidden: whole(16),
-  ffn: whole(0).default(0),
-  heads: whole(0).default(0),
-  kv_heads: whole(0).default(0),
-  head_dim: whole(0).default(0),
-  mamba_heads: whole(0).default(0),
-  mamba_head_dim: whole(0).default(0),
-  groups: whole(1).default(8),
-  state: whole(1).default(128),
-  conv: whole(1).default(4),
-  chunk: whole(1).default(128),
-  vocab: whole(2),
+    .regex(/^[M*-]+$/, { error: 'one or more of M (Mamba-2), * (attention) and - (FFN)' })
+    .max(mostBlocks, { error: `at most ${mostBlocks} blocks` }),
+  hidden: size(16),
+  ffn: size(0).default(0),
+  heads: size(0).default(0),
+  kv_heads: size(0).default(0),
+  head_dim: size(0).default(0),
+  mamba_heads: size(0).default(0),
+  mamba_head_dim: size(0).default(0),
+  groups: size(1).default(8),
+  state: size(1).default(128),
+  conv: size(1).default(4),
+  chunk: size(1).default(128),
+  vocab: size(2),
   rope: z.union([z.literal(false), positive()], { error: 'false or a base above 0, such as 10000' }).default(false),
   activations: z.enum(['f32', 'bf16'], { error: 'f32 or bf16' }).optional(),
   eps: positive().default(1e-5),
@@ -93,11 +117,11 @@ const data = section({
   /** Files held out for validation; absent: a part of each of the training files. */
   validation: paths().optional(),
   /** Tokens in a sequence. */
-  sequence: whole(16),
+  sequence: size(16),
   /** Sequences in a step, all micro-batches together. */
-  batch: whole(1),
+  batch: size(1),
   /** Sequences that go through the model at once. */
-  micro_batch: whole(1),
+  micro_batch: size(1),
   /** `bytes`, or a file: what `openTokenizer` of src/data/tokenizers.ts takes. */
   tokenizer: text('the name or path of a tokenizer').default('bytes'),
   /** Whether attention and state space see across the boundaries of packed documents. */
@@ -158,7 +182,8 @@ export const runSchema = section({
     .regex(/^[\w.-]+$/, { error: 'letters, digits, dots, hyphens and underscores' })
     .default('run'),
   seed: whole(0).default(1),
-  steps: whole(1),
+  /** A word of the random state counts them. */
+  steps: whole(1, 2 ** 32 - 1),
   recipe: text('the name of a recipe'),
   /** On top of the recipe, later ones override earlier ones; or the path of a .yaml file that holds them. */
   rules: z
