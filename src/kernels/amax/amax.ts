@@ -170,6 +170,12 @@ export const amaxLines = defineKernel({
   },
   cases: [
     { dims: { rows: 5, cols: 48, lines: 5 }, scalars: { hadamard: 0, columns: 0 } },
+    {
+      name: 'zero',
+      dims: { rows: 2, cols: 16, lines: 2 },
+      scalars: { hadamard: 0, columns: 0 },
+      inputs: () => ({ x: new Float32Array(32).fill(-0) }),
+    },
     { dims: { rows: 80, cols: 48, lines: 48 }, scalars: { hadamard: 0, columns: 1 } },
     {
       dims: { rows: 5, cols: 64, lines: 5, sign_words: 4 },

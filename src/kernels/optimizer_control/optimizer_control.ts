@@ -63,6 +63,8 @@ export const optimizerControl = defineKernel({
     [
       ['clipped', 7, 1, [9, 1, 0, 3, 16, 2, 0, 5]],
       ['not clipped', 1, 1, [0.01, 1, 0, 3]],
+      ['clipped, a norm as small as what is added to it', 3, 1e-6, [1e-12, 1e-6, 0, 3]],
+      ['a norm beyond FP32', 3, 1, [Number.POSITIVE_INFINITY, 1e30, 0, 3]],
       ['no clipping, a zero segment', 100_000, 0, [9, 1, 0, 3, 0, 0, 0, 0]],
       ['a gradient that is not finite', 3, 1, [9, 1, 2, 3]],
       ['finite operands', 3, 1, [9, 1, 0, 3], [1, 0, 2, 0, 3, 0]],

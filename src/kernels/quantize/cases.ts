@@ -17,7 +17,14 @@ export const rounds = (format: FormatName, layout: Layout): boolean =>
   layout === 'square' && formats[format].block === 128
 
 /** What goes into a case: values that reach the edges of the formats, by name. */
-type Filling = 'normal' | 'edges' | 'ties' | 'tiny' | 'bad' | 'nan' | 'huge'
+type Filling = 'normal' | 'edges' | 'ties' | 'tied' | 'tiny' | 'bad' | 'nan' | 'huge'
+
+/** Shares of a block's largest element: on the first a scale to 6 errs by as much as a scale to 4 does on the second, and neither on the other. */
+const equalErrors: readonly (readonly [number, number])[] = [
+  ...[1 / 8, 3 / 8].flatMap(six => [1 / 12, 1 / 6, 1 / 3].map(four => [six, four] as const)),
+  [3 / 4, 2 / 3],
+  [3 / 4, 2 / 3],
+]
 
 const fillings: Readonly<Record<Filling, (i: number, random: Stream) => number>> = {
   normal: (_, random) => random.normal(),
@@ -26,6 +33,12 @@ const fillings: Readonly<Record<Filling, (i: number, random: Stream) => number>>
     [random.normal(), 0, -0, random.normal() * 1e-7, random.normal() * 2e-6, 3, random.normal() * 100][(i >> 4) % 7]!,
   // Quotients halfway between codes: the amax of every block is 6 or 448 times a power of two.
   ties: (i, random) => (i % 16 === 5 ? 6 : (random.below(97) - 48) / 8),
+  // Both scales of four-over-six leave the same error but for rounding, so that the order of its sums decides.
+  tied: (i, random) => {
+    const hash = Math.imul(i >> 1, 0x9e3779b1) >>> 28
+    const share = i % 16 < 2 ? 1 - (i % 2) : equalErrors[hash >> 1]![(i + hash) % 2]!
+    return 5 * share * (random.below(2) ? 1 : -1)
+  },
   tiny: (_, random) => random.normal() * 1e-38,
   bad: (i, random) => [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY][i % 97] ?? random.normal(),
   nan: (i, random) => (i % 37 === 20 ? Number.NaN : random.normal()),
@@ -132,6 +145,8 @@ const linesOf: Readonly<Record<'e4m3' | 'ue8m0' | 'f32', readonly Variant[]>> = 
     { rows: 48, cols: 272, filling: 'edges', options: { scaleOrder: 'm6' } },
     { rows: 80, cols: 48, filling: 'ties', options: { fourOverSix: 'mse' } },
     { rows: 32, cols: 80, filling: 'normal', options: { fourOverSix: 'mae' } },
+    { rows: 48, cols: 272, filling: 'tied', options: { fourOverSix: 'mae' } },
+    { rows: 48, cols: 272, filling: 'tied', options: { fourOverSix: 'mse' } },
     { rows: 32, cols: 48, filling: 'bad', options: { fourOverSix: 'mae' } },
     { rows: 32, cols: 48, filling: 'nan', options: { fourOverSix: 'mse' } },
     { rows: 64, cols: 48, filling: 'normal', options: { outer: 'row' } },

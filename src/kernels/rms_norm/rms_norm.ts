@@ -40,7 +40,7 @@ export const rmsNorm = defineKernel({
   },
   cases: [
     { dims: { rows: 1, cols: 16 }, scalars: { eps: 1e-5 }, with: ['y'] },
-    { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 }, with: ['y'] },
+    { dims: { rows: 7, cols: 80 }, scalars: { eps: 0.1 }, with: ['y'] },
     { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 }, with: ['y'] },
     { dims: { rows: 33, cols: 257 }, scalars: { eps: 1e-5 } },
     { dims: { rows: 7, cols: 80 }, scalars: { eps: 1e-5 } },
