@@ -127,6 +127,6 @@ formats        ${formatCounts(run)}
 training       ${run.steps.toLocaleString('en-US')} steps of ${run.tokensPerStep.toLocaleString('en-US')} tokens (${run.microBatches} micro-batch${run.microBatches === 1 ? '' : 'es'} of ${config.data.micro_batch} x ${config.data.sequence}): ${formatCount(run.tokens)} tokens
 computing      ${flop(flops.total)} per token: linear layers ${flop(flops.linears)}, mixers ${flop(flops.mixers)}, head ${flop(flops.head)}
 memory         weights ${formatBytes(memory.weights)}, gradients ${formatBytes(memory.gradients)}, moments ${formatBytes(memory.moments)}, quantised weights ${formatBytes(memory.images)}${memory.copies > 0 ? `, weights in BF16 ${formatBytes(memory.copies)}` : ''}${panels > 0 ? `, unpacked for products ${formatBytes(panels)}` : ''}
-activations    per micro-batch, kept for the backward pass: inputs of linear layers ${perMicroBatch(memory.inputsPerToken)} (in BF16 they would take ${perMicroBatch(memory.inputsPerTokenBf16)}: ${perMicroBatch(saved)} saved), others ${perMicroBatch(memory.othersPerToken)}
+activations    per micro-batch, kept for the backward pass: inputs of linear layers ${perMicroBatch(memory.inputsPerToken)}${saved > 0 ? ` (in BF16 they would take ${perMicroBatch(memory.inputsPerTokenBf16)}: ${perMicroBatch(saved)} saved)` : ''}, others ${perMicroBatch(memory.othersPerToken)}
 ${plan ? dataTable(plan) : ''}`
 }

@@ -9,9 +9,17 @@ interface Total {
   bytes: number
 }
 
-/** Adds up what each kernel of a backend takes, for `train --profile`. The first steps, which fill caches, are left out. */
+function totalIn(totals: Map<string, Total>, name: string): Total {
+  const total = totals.get(name) ?? { calls: 0, seconds: 0, flops: 0, bytes: 0 }
+  totals.set(name, total)
+  return total
+}
+
+/** Adds up what each kernel of a backend takes in steps, for `train --profile`. The first steps, which fill caches, are left out. */
 export class Profile {
   readonly #totals = new Map<string, Total>()
+  /** Since the last step. */
+  readonly #recent = new Map<string, Total>()
   readonly #skip: number
   #steps = 0
   #stepSeconds = 0
@@ -20,8 +28,7 @@ export class Profile {
   constructor(backend: Backend, skip = 2) {
     this.#skip = skip
     backend.profiler = (kernel, seconds, dims, given) => {
-      const total = this.#totals.get(kernel.name) ?? { calls: 0, seconds: 0, flops: 0, bytes: 0 }
-      this.#totals.set(kernel.name, total)
+      const total = totalIn(this.#recent, kernel.name)
       total.calls++
       total.seconds += seconds
       total.flops += kernel.flops?.(dims, given as Record<string, number>) ?? 0
@@ -35,8 +42,22 @@ export class Profile {
 
   /** To be called after each step with the time it took. */
   step(seconds: number): void {
-    if (this.#steps++ < this.#skip) this.#totals.clear()
-    else this.#stepSeconds += seconds
+    if (this.#steps++ >= this.#skip) {
+      this.#stepSeconds += seconds
+      for (const [name, { calls, seconds, flops, bytes }] of this.#recent) {
+        const total = totalIn(this.#totals, name)
+        total.calls += calls
+        total.seconds += seconds
+        total.flops += flops
+        total.bytes += bytes
+      }
+    }
+    this.#recent.clear()
+  }
+
+  /** Forgets what was computed since the last step: a validation is no part of one. */
+  leaveOut(): void {
+    this.#recent.clear()
   }
 
   /** Kernels by their share of the steps' time; what is left is JavaScript and memory copies. */

@@ -111,7 +111,10 @@ export async function trainInTerminal(
           profile?.step(trainer.tokensPerStep / progress.tokensPerSecond)
           if (progress.step >= until) reached.abort()
         },
-        validation: (step, result) => display.note(`step ${step}: validation loss ${lossSentence(result)}`),
+        validation: (step, result) => {
+          profile?.leaveOut()
+          display.note(`step ${step}: validation loss ${lossSentence(result)}`)
+        },
         event: (step, text) => display.note(`step ${step}: ${text}`),
         work,
       },
