@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import type { Recipe } from '../src/recipes/recipe.ts'
-import { findRecipe, recipes } from '../src/recipes/recipes.ts'
-import { isQuantized, phases, resolveRecipe } from '../src/recipes/resolve.ts'
+import type { Gemm, LinearRecipe, Operand, Recipe } from '../src/recipes/recipe.ts'
+import { findRecipe, linearOf, recipes } from '../src/recipes/recipes.ts'
+import { isQuantized, matcher, phases, resolveRecipe, stepOf } from '../src/recipes/resolve.ts'
 import { outputMultiple } from '../src/recipes/shapes.ts'
 
 const names = ['in_proj', 'out_proj', 'up_proj', 'down_proj', 'qkv_proj', 'o_proj']
@@ -21,7 +21,109 @@ function bf16Blocks(recipe: Recipe, blocks: number, sensitive?: [number, number]
   return [...kept]
 }
 
+/** An operand in words: nothing but `row` where it is nvfp4 in 1x16 blocks to nearest. */
+function operandText(operand: Operand): string {
+  if (!isQuantized(operand)) return operand
+  const { format, round, square, of, scaleOrder, fourOverSix, headroom, ...rest } = operand
+  const words = [
+    format === 'nvfp4' ? '' : format,
+    { nearest: '', stochastic: 'sr', eden: 'eden' }[round],
+    square ? 'square' : '',
+    of ?? '',
+    scaleOrder ?? '',
+    fourOverSix ?? '',
+    headroom === undefined ? '' : headroom.toFixed(3),
+    ...Object.keys(rest),
+  ]
+  return words.filter(word => word !== '').join(' ') || 'row'
+}
+
+const gemmText = ({ a, b, hadamard }: Gemm): string =>
+  `${operandText(a)} x ${operandText(b)}${hadamard ? `, ${hadamard.size} ${hadamard.signs}` : ''}`
+
+const linearText = ({ fprop, dgrad, wgrad }: LinearRecipe): string => [fprop, dgrad, wgrad].map(gemmText).join(' | ')
+
+/** What fprop, dgrad and wgrad are where no exception holds: figures 4 and 7 to 14 of the paper, and the papers that others are from. */
+const products: Readonly<Record<string, string>> = {
+  bf16: 'bf16 x bf16 | bf16 x bf16 | bf16 x bf16',
+  fp32: 'f32 x f32 | f32 x f32 | f32 x f32',
+  fp8: 'fp8 x fp8 square | fp8 x forward | fp8 x fp8',
+  mxfp8: 'mxfp8 x mxfp8 | mxfp8 x mxfp8 | mxfp8 x mxfp8',
+  mxfp4: 'mxfp4 x mxfp4 square | mxfp4 sr x forward | mxfp4 sr x mxfp4, 32 fixed',
+  nvfp4: 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-te': 'm6 x square m6 | sr m6 x forward | sr m6 x m6, 16 fixed',
+  nemotron3: 'row x square | sr x forward | sr x row, 16 fixed',
+  quartet2: 'mse x mse | eden x eden forward, 128 fresh | eden x eden forward, 128 fresh',
+  'nvfp4-4over6': 'mse x square mse | sr x forward | sr x mse, 16 fixed',
+  'nvfp4-headroom': 'row x square | sr 0.941 x forward | sr 0.941 x row, 16 fixed',
+  'nvfp4-no-rht': 'row x square | sr x forward | sr x row',
+  'nvfp4-no-sr': 'row x square | row x forward | row x row, 16 fixed',
+  'nvfp4-no-2d': 'row x row | sr x row | sr x row, 16 fixed',
+  'nvfp4-last-4-blocks': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-plain': 'row x row | row x row | row x row',
+  'nvfp4-plain-sr': 'row x row | sr x row | sr x row',
+  'nvfp4-plain-sr-rht': 'row x row | sr x row | sr x row, 16 fixed',
+  'nvfp4-plain-sr-rht-2d': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-last-fifth': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-first-fifth': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-both-tenths': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-sr-on-activations': 'sr x square | row x forward | row x sr, 16 fixed',
+  'nvfp4-sr-on-weights': 'row x sr square | row x forward | row x row, 16 fixed',
+  'nvfp4-sr-all-backward': 'row x square | sr x sr square | sr x sr, 16 fixed',
+  'nvfp4-sr-dgrad-only': 'row x square | sr x forward | row x row, 16 fixed',
+  'nvfp4-sr-wgrad-only': 'row x square | row x forward | sr x row, 16 fixed',
+  'nvfp4-rht-on-fprop': 'row x row, 16 fixed | sr x square | sr x row',
+  'nvfp4-rht-on-dgrad': 'row x square | sr x row, 16 fixed | sr x row',
+  'nvfp4-rht-everywhere': 'row x row, 16 fixed | sr x row, 16 fixed | sr x row, 16 fixed',
+  'nvfp4-rht-4': 'row x square | sr x forward | sr x row, 4 fixed',
+  'nvfp4-rht-32': 'row x square | sr x forward | sr x row, 32 fixed',
+  'nvfp4-rht-64': 'row x square | sr x forward | sr x row, 64 fixed',
+  'nvfp4-rht-128': 'row x square | sr x forward | sr x row, 128 fixed',
+  'nvfp4-signs-fresh': 'row x square | sr x forward | sr x row, 16 fresh',
+  'nvfp4-signs-none': 'row x square | sr x forward | sr x row, 16 none',
+  'nvfp4-weights-only-same-axis': 'bf16 x row | bf16 x forward | bf16 x bf16',
+  'nvfp4-weights-only-square': 'bf16 x square | bf16 x forward | bf16 x bf16',
+  'nvfp4-weights-only-other-axis': 'bf16 x row | bf16 x row | bf16 x bf16',
+  'nvfp4-activations-only-same-axis': 'row x bf16 | bf16 x bf16 | bf16 x forward',
+  'nvfp4-activations-only-square': 'square x bf16 | bf16 x bf16 | bf16 x forward',
+  'nvfp4-activations-only-other-axis': 'row x bf16 | bf16 x bf16 | bf16 x row',
+  'nvfp4-late-fprop': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-late-all': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-last-all': 'row x square | sr x forward | sr x row, 16 fixed',
+  'nvfp4-late-backward': 'row x square | sr x forward | sr x row, 16 fixed',
+}
+
 describe('recipes', () => {
+  it('make their products of what the papers name', () => {
+    const found = Object.fromEntries(
+      Object.entries(recipes).map(([name, recipe]) => [name, linearText(linearOf(recipe))]),
+    )
+    assert.deepEqual(found, products)
+  })
+
+  it('hold from a step to the one before another, for the layers of just that name', () => {
+    const other = findRecipe('fp32').rules[0]!.use
+    const between: Recipe = {
+      name: 'mine',
+      title: '',
+      rules: [
+        ...findRecipe('bf16').rules,
+        { where: { name: 'layers.1.*_proj' }, from: { share: 0.25 }, to: 8, use: other },
+      ],
+    }
+    assert.deepEqual(phases(between, 10), [0, 3, 8])
+    const at = (step: number) => resolveRecipe(between, sites(12), { blocks: 12 }, step, 10).map(({ dgrad }) => dgrad.a)
+    const exact = Array.from({ length: 24 }, (_, i) => (i >> 1 === 1 ? 'f32' : 'bf16'))
+    for (const step of [3, 7]) assert.deepEqual(at(step), exact)
+    for (const step of [0, 2, 8, 9]) assert.ok(at(step).every(operand => operand === 'bf16'))
+    assert.deepEqual(
+      [0.24, 0.25, 1].map(share => stepOf({ share }, 10)),
+      [2, 3, 10],
+    )
+    assert.deepEqual(phases({ ...between, rules: [{ where: 'all', from: { share: 1 }, use: other }] }, 10), [0])
+    assert.equal(matcher({ name: 'layers.1' }, { blocks: 12 })(sites(2)[2]!), false)
+  })
+
   it('all resolve for a deep and a shallow model, at every phase', () => {
     for (const recipe of Object.values(recipes))
       for (const blocks of [3, 62])
