@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { Conductor, type PlannedRun } from '../src/cli/compare_arms.ts'
-import type { Comparison } from '../src/compare/comparison.ts'
+import { type Comparison, readComparison } from '../src/compare/comparison.ts'
 import { statusOf } from '../src/compare/runs.ts'
 import { readEvents, readMetrics, readRun } from '../src/run/read.ts'
 import { isTraining } from '../src/run/records.ts'
@@ -66,6 +66,8 @@ describe('halfbyte compare', () => {
     const [a, b] = comparison.arms.map(arm => join('both', arm.run))
     const two: Comparison = JSON.parse(run('compare', a!, b!, '--json').stdout)
     assert.deepEqual(two.pairs[0]!.per_seed, pair!.per_seed.slice(0, 1))
+    assert.equal(run('compare', a!, b!, '--out', 'two of them').status, 0)
+    assert.equal(readComparison(join(folder, 'two of them')).command, `halfbyte compare ${a} ${b} --out 'two of them'`)
 
     const other = run(...args.slice(0, -1), 'steps=7')
     assert.equal(other.status, 1)

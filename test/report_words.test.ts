@@ -2,11 +2,13 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { describe, it } from 'node:test'
 import { presets } from '../presets/index.ts'
+import { commandLine, commandWords } from '../src/compare/command.ts'
 import type { Arm, Comparison } from '../src/compare/comparison.ts'
 import type { Pair } from '../src/compare/pairs.ts'
 import { loadConfig } from '../src/config/load.ts'
 import { html, json, typeset } from '../src/report/html.ts'
-import { shellWord, sourceOf } from '../src/report/reproduce.ts'
+import type { ReportedArm } from '../src/report/read.ts'
+import { comparisonCommand, sourceOf } from '../src/report/reproduce.ts'
 import { usesFourBits, verdictOf } from '../src/report/verdict.ts'
 
 const pair = (recipe: string, difference: number | null, interval: [number, number] | null): Pair => ({
@@ -123,10 +125,21 @@ describe('commands that reproduce a run', () => {
     const { preset, overrides } = sourceOf({ ...config, name: 'mine' }, presets)!
     assert.equal(preset, 'tiny-dense')
     assert.equal(overrides.length, changes.length)
-    const { stdout } = spawnSync('sh', ['-c', `printf '%s\\n' ${overrides.map(shellWord).join(' ')}`], {
+    const { stdout } = spawnSync('sh', ['-c', `printf '%s\\n' ${commandLine(overrides)}`], {
       encoding: 'utf8',
     })
     assert.deepEqual(loadConfig(preset, stdout.trimEnd().split('\n'), presets), config)
+  })
+
+  it('keep words with spaces whole', () => {
+    const words = ['halfbyte', 'compare', "it's mine.yaml", '--seeds', '3', '--out', 'runs of *', '']
+    assert.deepEqual(commandWords(commandLine(words)), words)
+    const command = commandLine(['halfbyte', 'compare', 'tiny', '--seeds', '3', '--out', 'my runs', 'steps=7'])
+    const arm = { run: { config: loadConfig('tiny', ['steps=7'], presets) } } as ReportedArm
+    assert.equal(
+      comparisonCommand({ ...comparisonOf([]), command }, [arm], presets),
+      "halfbyte compare tiny --seeds 3 --out 'my runs' steps=7",
+    )
   })
 
   it('name the preset that is nearest, and nothing for a config as it comes', () => {

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
+import { commandLine } from '../compare/command.ts'
 import { type Comparison, compare, writeComparison } from '../compare/comparison.ts'
 import { type Suite, type SuiteArm, suites } from '../compare/suites.ts'
 import { UserError } from '../config/errors.ts'
@@ -107,11 +108,11 @@ async function ablate(source: string, overrides: readonly string[], options: Abl
   const describe = ({ suite, runs, impossible }: PlannedSuite, note?: string): Comparison => {
     const { name, title, baseline, order } = suite
     const folder = join(out, name)
-    const words = ['halfbyte ablate', source, '--suite', name, '--seeds', seeds, '--out', out, ...keys]
+    const words = ['halfbyte', 'ablate', source, '--suite', name, '--seeds', seeds, '--out', out, ...keys]
     const all = [...impossible.map(why => `left out: ${why}`), ...(note ? [note] : [])].join('\n')
     const comparison = compare({
       title: `${name}, ${title}, on ${base.name}`,
-      command: words.join(' '),
+      command: commandLine(words),
       baseline,
       arms: readArms(runs, folder),
       order,

@@ -2,6 +2,7 @@ import { existsSync, statSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
+import { commandLine } from '../compare/command.ts'
 import { type Comparison, compare, comparisonFile, readComparison, writeComparison } from '../compare/comparison.ts'
 import { readComparedRun } from '../compare/runs.ts'
 import { UserError } from '../config/errors.ts'
@@ -64,7 +65,13 @@ function compareRuns(directories: readonly string[], { baseline, out, json }: Co
   })
   const comparison = compare({
     title: `${arms.length} runs`,
-    command: `halfbyte compare ${directories.join(' ')}`,
+    command: commandLine([
+      'halfbyte',
+      'compare',
+      ...directories,
+      ...(baseline ? ['--baseline', baseline] : []),
+      ...(out ? ['--out', out] : []),
+    ]),
     baseline: baseline ?? arms[0]!.recipe,
     arms,
   })
@@ -95,10 +102,10 @@ async function trainAndCompare(source: string, overrides: readonly string[], opt
       return { recipe, seed, config: armConfig(base, recipe, seed), directory: runDirectory(out, recipe, seed) }
     }),
   )
-  const chosen = options.baseline ? ` --baseline ${baseline}` : ''
-  const command = ['halfbyte compare', source, '--recipes', list.join(','), '--seeds', seeds, `--out ${out}${chosen}`]
+  const trained = ['halfbyte', 'compare', source, '--recipes', list.join(','), '--seeds', seeds, '--out', out]
+  const command = commandLine([...trained, ...(options.baseline ? ['--baseline', baseline] : []), ...keys])
   const now = (note?: string) => {
-    const input = { title: base.name, command: [...command, ...keys].join(' '), baseline, note }
+    const input = { title: base.name, command, baseline, note }
     const comparison = compare({ ...input, arms: readArms(planned, out) })
     writeComparison(out, comparison)
     return comparison

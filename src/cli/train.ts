@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander'
 import { presets } from '../../presets/index.ts'
+import { commandLine } from '../compare/command.ts'
 import { UserError } from '../config/errors.ts'
 import { loadConfig, overrideConfig } from '../config/load.ts'
 import { recipeOf } from '../config/rules.ts'
@@ -7,7 +8,7 @@ import type { RunConfig, RunPreset } from '../config/schema.ts'
 import { type OpenedCorpus, openCorpus } from '../data/corpus.ts'
 import { checkModel } from '../model/model.ts'
 import { RecipeError } from '../recipes/errors.ts'
-import { shellWord, sourceOf } from '../report/reproduce.ts'
+import { sourceOf } from '../report/reproduce.ts'
 import { createRunDirectory, openRun } from '../run/open.ts'
 import { formatCount } from '../run/quantities.ts'
 import { readConfig, readRun } from '../run/read.ts'
@@ -176,8 +177,9 @@ function nextCommands(directory: string, { recipe }: RunConfig, words: readonly 
     [`plot ${directory}`, 'draw its loss'],
     [`validate ${directory} --recipe ${other}`, `the same weights computing in ${other}`],
   ]
-  const same = words.filter(word => !word.startsWith('recipe=')).map(shellWord)
-  if (same.length > 0) rows.push([`train ${same.join(' ')} recipe=${other}`, `the same training in ${other}`])
+  const same = words.filter(word => !word.startsWith('recipe='))
+  if (same.length > 0)
+    rows.push([`train ${commandLine([...same, `recipe=${other}`])}`, `the same training in ${other}`])
   const width = Math.max(...rows.map(([command]) => command.length).filter(length => length <= widestCommand))
   return rows.map(([command, purpose]) => `  npx halfbyte ${command.padEnd(width)}   ${purpose}`)
 }

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import { commandLine, commandWords } from '../compare/command.ts'
 import type { Comparison } from '../compare/comparison.ts'
 import { configKeys, valueAt } from '../config/keys.ts'
 import { loadConfig } from '../config/load.ts'
@@ -8,10 +9,6 @@ import type { ReportedArm } from './read.ts'
 /** Commands that make the runs again on a machine that has halfbyte alone: a preset, and every key that differs from it. */
 
 export type Presets = Readonly<Record<string, RunPreset>>
-
-/** A word as a shell takes it for itself. */
-export const shellWord = (word: string): string =>
-  /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
 
 const valueText = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value))
 
@@ -42,8 +39,6 @@ export function sourceOf(config: RunConfig, presets: Presets): Source | undefine
     }
   })
 }
-
-const commandLine = (words: readonly string[]): string => words.map(shellWord).join(' ')
 
 /** Trains one run, or branches it from another; undefined if it began from weights that are not ours to make. */
 export function runCommand({ run, directory }: ReportedArm, presets: Presets): string | undefined {
@@ -76,7 +71,7 @@ export function comparisonCommand(
   arms: readonly ReportedArm[],
   presets: Presets,
 ): string | undefined {
-  const [program, verb, , ...rest] = comparison.command.split(' ')
+  const [program, verb, , ...rest] = commandWords(comparison.command)
   if (program !== 'halfbyte' || !(verb === 'compare' || verb === 'ablate') || !rest.includes('--seeds'))
     return undefined
   const first = arms.find(({ run }) => run)?.run
