@@ -118,26 +118,25 @@ export class Tape {
   }
 
   /**
-   * Runs `body`; what it allocated is freed unless recorded. A Var (or array of Vars) that it returns lives on in the enclosing
-   * scope.
+   * Runs `body`; what it allocated is freed, also where it throws, unless recorded. A Var (or array of Vars) that it returns lives on in the
+   * enclosing scope.
    */
   scope<T>(body: () => T): T {
     const owned: Memory[] = []
     this.#scopes.push(owned)
     const escaping = new Set<Memory>()
-    let result: T
     try {
-      result = body()
+      const result = body()
       for (const value of Array.isArray(result) ? result : [result])
         if (value instanceof Var) escaping.add(value.value.memory)
+      return result
     } finally {
       this.#scopes.pop()
+      const parent = this.#scopes.at(-1)
+      for (const memory of owned)
+        if (parent && escaping.has(memory)) parent.push(memory)
+        else this.#drop(memory)
     }
-    const parent = this.#scopes.at(-1)
-    for (const memory of owned)
-      if (parent && escaping.has(memory)) parent.push(memory)
-      else this.#drop(memory)
-    return result
   }
 
   /**
@@ -189,17 +188,16 @@ export class Tape {
     return true
   }
 
-  /** Runs the recorded ops backwards from `output`, whose gradient must be set or is not needed by its op. */
+  /** Runs the recorded ops backwards, from the last; an op whose output nothing gave a gradient is passed over. */
   differentiate(): void {
     for (let record = this.#records.pop(); record; record = this.#records.pop()) {
-      const { output, reads, backward } = record
-      const gradient = output.gradient
-      if (gradient) {
-        this.scope(() => backward(gradient))
-        this.#drop(gradient.memory)
-        output.gradient = undefined
+      const { output, backward } = record
+      const { gradient } = output
+      try {
+        if (gradient) this.scope(() => backward(gradient))
+      } finally {
+        this.#forget(record)
       }
-      for (const tensor of reads) this.#drop(tensor.memory)
     }
   }
 
@@ -239,12 +237,13 @@ export class Tape {
 
   /** Forgets all records and frees what they hold: after an error, or where only the forward pass was wanted. */
   reset(): void {
-    for (const { output, reads } of this.#records) {
-      for (const tensor of reads) this.#drop(tensor.memory)
-      if (output.gradient) this.#drop(output.gradient.memory)
-      output.gradient = undefined
-    }
+    for (const record of this.#records) this.#forget(record)
     this.#records = []
+  }
+
+  #forget({ output, reads }: Record): void {
+    this.dropGradient(output)
+    for (const tensor of reads) this.#drop(tensor.memory)
   }
 
   #hold(memory: Memory): void {
