@@ -68,9 +68,20 @@ export interface LinearState {
   watch?: ((made: Watched) => void) | undefined
 }
 
-/** Random stream of one role of one linear layer: no two images of a step share it. */
-export const streamOf = (index: number, role: Role, microBatch: number): number =>
-  (((index * roles.length + roles.indexOf(role)) << 16) | microBatch) >>> 0
+/** Of layers, and of micro-batches of a step, that a stream of 32 bits tells apart. */
+const mostMicroBatches = 2 ** 16
+const mostLayers = Math.floor(2 ** 16 / roles.length)
+
+/**
+ * Random stream of one role of one linear layer: no two images of a step share it.
+ * @throws RangeError beyond 10,922 layers or 65,536 micro-batches.
+ */
+export function streamOf(index: number, role: Role, microBatch: number): number {
+  if (index >= mostLayers) throw new RangeError(`linear layer ${index}: streams tell ${mostLayers} layers apart`)
+  if (microBatch >= mostMicroBatches)
+    throw new RangeError(`micro-batch ${microBatch}: streams tell ${mostMicroBatches} of a step apart`)
+  return (index * roles.length + roles.indexOf(role)) * mostMicroBatches + microBatch
+}
 
 /** f32 [rows, inputs] each, rows being at least the outputs. */
 export interface LinearMemory {
