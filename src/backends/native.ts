@@ -8,9 +8,10 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs'
-import { availableParallelism, homedir, platform, tmpdir } from 'node:os'
+import { arch, availableParallelism, homedir, platform, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { contractsHeader } from '../tensor/contracts.ts'
 import type { Kernel } from '../tensor/kernel.ts'
@@ -20,7 +21,7 @@ import type { Level } from './levels.ts'
 /**
  * Compiles the C++ kernels with the system's compiler into one shared library per instruction level.
  *
- * Objects and libraries are cached by the hash of everything that goes into them: source, headers, flags, compiler version.
+ * Objects and libraries are cached by the hash of everything that goes into them: source, headers, flags, compiler version, architecture.
  * They are written beside and renamed into place, so that two processes may build at once. Contraction into FMA is off: a
  * kernel that wants an FMA writes it.
  */
@@ -46,10 +47,12 @@ const hash = (...parts: string[]): string => {
   return digest.digest('hex').slice(0, 20)
 }
 
-/** The C++ compiler and its version line, or undefined if there is none. `CXX` names another one. */
+/** The compilers that are looked for, best first. `CXX` names another one. */
+const compilers = (): readonly string[] => (process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++'])
+
+/** The C++ compiler and its version line, or undefined if there is none. */
 export function findCompiler(): { command: string; version: string } | undefined {
-  const candidates = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++']
-  for (const command of candidates) {
+  for (const command of compilers()) {
     const { status, stdout } = spawnSync(command, ['--version'], { encoding: 'utf8' })
     if (status === 0) return { command, version: stdout.split('\n')[0]! }
   }
@@ -110,6 +113,15 @@ function textOf(source: string, headers: ReadonlyMap<string, string>): string[] 
   return texts
 }
 
+/** Deletes what builds that were killed have left behind; none takes an hour. */
+function removeAbandoned(cache: string): void {
+  for (const name of readdirSync(cache)) {
+    const path = join(cache, name)
+    const begun = name.startsWith('build-') ? statSync(path, { throwIfNoEntry: false })?.mtimeMs : undefined
+    if (begun !== undefined && Date.now() - begun > 3_600_000) rmSync(path, { recursive: true, force: true })
+  }
+}
+
 /**
  * The path of the library for `level`, built if it is not there.
  * @param sourceDirectory the folder of kernels, searched for .cpp and .h files.
@@ -125,13 +137,13 @@ export async function buildNative(
   const compiler = findCompiler()
   if (!compiler)
     throw new CompilerError(
-      'no C++ compiler found (tried c++, g++, clang++): install one (Debian: apt install g++; macOS: xcode-select --install), or use backend=reference',
+      `no C++ compiler found (tried ${compilers().join(', ')}): install one (Debian: apt install g++; macOS: xcode-select --install), or use backend=reference`,
     )
   const cache = cacheDirectory(root)
   const { sources, headers } = sourcesUnder(sourceDirectory)
   const contracts = contractsHeader(kernels)
   const flags = [...commonFlags, ...level.flags]
-  const common = hash(compiler.version, flags.join(' '), contracts)
+  const common = hash(compiler.version, arch(), flags.join(' '), contracts)
   const objects = sources.map(source => ({
     source,
     path: join(cache, `${hash(common, ...textOf(source, headers))}.o`),
@@ -142,6 +154,7 @@ export async function buildNative(
   const missing = objects.filter(({ path }) => !existsSync(path))
   const started = Date.now()
   report(`building the native kernels (${level.name}, ${missing.length} of ${objects.length} files, once) ...`)
+  removeAbandoned(cache)
   const work = mkdtempSync(join(cache, 'build-'))
   try {
     writeFileSync(join(work, 'contracts.h'), contracts)
