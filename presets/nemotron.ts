@@ -1,7 +1,7 @@
 import type { RunPreset } from '../src/config/schema.ts'
 
 /**
- * The models of the paper (arXiv 2509.25149, appendix A; docs/numerics.md, "Models" and "Training hyper-parameters"). Not stated
+ * The models of the paper (arXiv 2509.25149, appendix A; docs/numerics.md, "Models" and "Training hyper-parameters and ablations"). Not stated
  * there and chosen here: warm-up; the initial deviation, the rotary base and the vocabulary of the 1.2B. Their tokenizer is not part of this project:
  * the vocabulary fixes the shape, `data.tokenizer` what is read.
  */

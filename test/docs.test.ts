@@ -49,6 +49,24 @@ describe('documents', () => {
     assert.deepEqual(broken, [])
   })
 
+  it('have the sections of docs/numerics.md that sources refer to', () => {
+    const numerics = readFileSync(join(root, 'docs', 'numerics.md'), 'utf8')
+    const titles = new Set([...numerics.matchAll(/^#+ (.+)$|^\*\*([^*]+)\.\*\*/gm)].map(match => match[1] ?? match[2]!))
+    const cited: string[] = []
+    for (const folder of ['src', 'bench', 'presets', 'test'])
+      for (const file of readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })) {
+        if (!/\.(ts|h|cpp|cu)$/.test(file)) continue
+        const text = readFileSync(join(root, folder, file), 'utf8').replace(/\n\s*(\*|\/\/)/g, '')
+        for (const [, list] of text.matchAll(/(?:numerics\.md,|\bsection) ((?:"[^"\n]+"(?:, | and )?)+)/g))
+          for (const [, title] of list!.matchAll(/"([^"]+)"/g)) cited.push(`${folder}/${file}: ${title}`)
+      }
+    assert.ok(cited.length > 30, `${cited.length} references`)
+    assert.deepEqual(
+      cited.filter(reference => !titles.has(reference.slice(reference.indexOf(': ') + 2))),
+      [],
+    )
+  })
+
   it('list every command in the readme, and no other', () => {
     assert.deepEqual(
       firstCells('Commands')

@@ -20,7 +20,7 @@ const square: Quantized = { ...row, square: true }
 const stochastic: Quantized = { ...row, round: 'stochastic' }
 
 /** Section "Which tensor gets what": what each linear layer of the paper's method does. */
-export const nvfp4Linear: LinearRecipe = {
+const nvfp4Linear: LinearRecipe = {
   fprop: gemm(row, square),
   dgrad: gemm(stochastic, 'forward'),
   wgrad: { ...gemm(stochastic, row), hadamard: { size: 16, signs: 'fixed' } },
@@ -90,13 +90,13 @@ const base: readonly Recipe[] = [
     }),
   },
   nvfp4,
-  /** As TransformerEngine 2.14 and later, which multiplies by the reciprocal of six (section "Block decode scale"). */
+  /** As TransformerEngine 2.14 and later, which multiplies by the reciprocal of six (section "Scales and elements"). */
   {
     name: 'nvfp4-te',
     title: 'NVFP4 with the scale arithmetic of TransformerEngine 2.14 and later',
     rules: withSensitiveInBf16(withScaleOrder(nvfp4Linear, 'm6')),
   },
-  /** NVIDIA's later practice (section "Beyond the paper"): more layers kept, Mamba's out_proj in MXFP8. */
+  /** NVIDIA's later practice: more layers kept, and Mamba's out_proj, of which NVFP4 flushes up to 40 % to zero, in MXFP8. */
   {
     name: 'nemotron3',
     title: 'NVFP4 as for Nemotron 3: attention and last 15 % in BF16, Mamba out_proj in MXFP8',
@@ -108,7 +108,7 @@ const base: readonly Recipe[] = [
       { where: { blocks: [-0.15] }, use: bf16Linear },
     ],
   },
-  /** Quartet II (arXiv 2601.22813; section "Beyond the paper"): four-over-six forward, MS-EDEN backward on rotated vectors of 128. */
+  /** Quartet II (arXiv 2601.22813; section "MS-EDEN"): four-over-six forward, MS-EDEN backward on rotated vectors of 128. */
   {
     name: 'quartet2',
     title: 'Quartet II: four-over-six forward, unbiased MS-EDEN backward',
@@ -120,7 +120,7 @@ const base: readonly Recipe[] = [
       }),
     ],
   },
-  /** The paper's method with the better of two scales for activations and weights (arXiv 2512.02010; "Beyond the paper"). */
+  /** The paper's method with the better of two scales for activations and weights (arXiv 2512.02010; section "Four-over-six"). */
   {
     name: 'nvfp4-4over6',
     title: 'NVFP4 with four-over-six for activations and weights',
@@ -136,7 +136,7 @@ const base: readonly Recipe[] = [
     title: 'NVFP4 with weights quantised from FP32 instead of from their BF16 rounding',
     rules: withSensitiveInBf16({ ...nvfp4Linear, fprop: gemm(row, { ...square, source: 'f32' }) }),
   },
-  /** Gradients scaled so that rounding the block scale cannot saturate them (section "Beyond the paper", headroom). */
+  /** Gradients scaled so that rounding the block scale cannot saturate them (section "Headroom"). */
   {
     name: 'nvfp4-headroom',
     title: 'NVFP4 with headroom for gradients: no saturation, unbiased',
