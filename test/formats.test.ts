@@ -194,5 +194,12 @@ describe('scalar formats', () => {
       [...philox([counter, counter, counter, counter], [key, key], new Uint32Array(4))].map(word => word.toString(16))
     assert.deepEqual(words(0, 0), ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8'])
     assert.deepEqual(words(0xffffffff, 0xffffffff), ['408f276d', '41c83b0e', 'a20bc7c6', '6d5451fd'])
+    // Digits of pi: other words everywhere.
+    const [counter, key] = [
+      [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
+      [0xa4093822, 0x299f31d0],
+    ]
+    const found = [...philox(counter!, key!, new Uint32Array(4))].map(word => word.toString(16))
+    assert.deepEqual(found, ['d16cfe09', '94fdcceb', '5001e420', '24126ea1'])
   })
 })
