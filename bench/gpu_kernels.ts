@@ -1,3 +1,4 @@
+import { median } from '../src/compare/statistics.ts'
 import { toBf16 } from '../src/formats/bf16.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { amaxBoth } from '../src/kernels/amax/amax.ts'
@@ -104,7 +105,7 @@ export function timeCase(kernel: Kernel, testCase: Case, backend: Backend, act: 
     backend.profiler = undefined
     for (const tensor of Object.values(tensors)) backend.free(tensor.memory)
   }
-  const seconds = samples.toSorted((a, b) => a - b)[samples.length >> 1]!
+  const seconds = median(samples)
   const flops = testCase.flops ?? kernel.flops?.(testCase.dims, (testCase.scalars ?? {}) as Record<string, number>)
   return {
     milliseconds: seconds * 1000,

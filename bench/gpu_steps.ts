@@ -3,11 +3,12 @@ import { presets } from '../presets/index.ts'
 import { openBackend } from '../src/backends/open.ts'
 import { Profile } from '../src/cli/profile.ts'
 import { renderTable } from '../src/cli/table.ts'
+import { median } from '../src/compare/statistics.ts'
 import type { RunPreset } from '../src/config/schema.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { describeModel } from '../src/model/describe.ts'
 import { findRecipe } from '../src/recipes/recipes.ts'
-import { type Answer, Contestant, median, tokensOf } from './peers/contestant.ts'
+import { type Answer, Contestant, tokensOf } from './peers/contestant.ts'
 import { configOf, type ModelSpec, takeSteps, trainerOf } from './peers/work.ts'
 
 /** Training steps on a GPU, next to PyTorch's on the same one: contestants are processes that take turns. */

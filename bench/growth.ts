@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os'
 import { renderTable } from '../src/cli/table.ts'
-import { Contestant, median, tokensOf } from './peers/contestant.ts'
+import { median } from '../src/compare/statistics.ts'
+import { Contestant, tokensOf } from './peers/contestant.ts'
 import type { ModelSpec } from './peers/work.ts'
 import { models } from './peers.ts'
 

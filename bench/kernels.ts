@@ -5,6 +5,7 @@ import { cpuBackend } from '../src/backends/cpu.ts'
 import { chooseLevel } from '../src/backends/levels.ts'
 import { buildNative } from '../src/backends/native.ts'
 import { packageRoot } from '../src/backends/open.ts'
+import { median } from '../src/compare/statistics.ts'
 import { fmaPeak } from '../src/kernels/fma_peak/fma_peak.ts'
 import { kernels } from '../src/kernels/index.ts'
 import type { Backend } from '../src/tensor/backend.ts'
@@ -48,8 +49,6 @@ export interface KernelTiming {
   readonly commit: string
   readonly device: string
 }
-
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!
 
 /** Seconds by the clock and by processor time. */
 interface Spent {

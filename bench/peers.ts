@@ -2,7 +2,8 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { packageRoot } from '../src/backends/open.ts'
 import { renderTable } from '../src/cli/table.ts'
-import { type Answer, type Choice, Contestant, median, tokensOf } from './peers/contestant.ts'
+import { median } from '../src/compare/statistics.ts'
+import { type Answer, type Choice, Contestant, tokensOf } from './peers/contestant.ts'
 import type { LinearSpec, ModelSpec, PeerSpec } from './peers/work.ts'
 
 /**

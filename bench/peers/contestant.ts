@@ -59,10 +59,4 @@ export class Contestant {
   }
 }
 
-export const median = (values: readonly number[]): number => {
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
-}
-
 export const tokensOf = (spec: PeerSpec): number => (spec.kind === 'linear' ? spec.tokens : spec.batch * spec.sequence)
