@@ -4,15 +4,7 @@ import { openBackend } from '../src/backends/open.ts'
 import { roundBf16 } from '../src/formats/bf16.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { kernels } from '../src/kernels/index.ts'
-import {
-  castTo,
-  columnImage,
-  dequantizeImage,
-  type ImageRequest,
-  imageBytes,
-  rowImage,
-  squareImages,
-} from '../src/ops/image.ts'
+import { castTo, columnImage, dequantizeImage, type ImageRequest, rowImage, squareImages } from '../src/ops/image.ts'
 import type { FormatName, Quantized } from '../src/recipes/recipe.ts'
 import { Arena } from '../src/tensor/arena.ts'
 import type { Backend } from '../src/tensor/backend.ts'
@@ -133,13 +125,6 @@ describe('images', () => {
     assert.deepEqual(half.shape, [7, 143])
     assert.deepEqual(castTo(backend, allocate, half, 'f32').floats(), values.map(roundBf16))
     assert.equal(castTo(backend, allocate, half, 'bf16'), half)
-  })
-
-  it('counts bytes', () => {
-    assert.equal(imageBytes('nvfp4', 64, 96), 64 * 48 + 64 * 6)
-    assert.equal(imageBytes('mxfp4', 64, 96), 64 * 48 + 64 * 3)
-    assert.equal(imageBytes('fp8', 64, 144), 64 * 144 + 64 * 2 * 4)
-    assert.equal(imageBytes('fp8-tensor', 64, 96), 64 * 96 + 4)
   })
 
   it('names the dimension that does not fit', () => {

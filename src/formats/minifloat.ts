@@ -70,7 +70,7 @@ function miniFloat(name: MiniFloat['name'], layout: Layout): MiniFloat {
 }
 
 /** E2M1 to nearest, without a branch on the exponent. */
-export function encodeE2M1(x: number): number {
+function encodeE2M1(x: number): number {
   if (Number.isNaN(x)) return 7
   const a = Math.abs(x)
   const code = +(a > 0.25) + +(a >= 0.75) + +(a > 1.25) + +(a >= 1.75) + +(a > 2.5) + +(a >= 3.5) + +(a > 5)

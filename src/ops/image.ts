@@ -10,7 +10,7 @@ import type { FormatName, Quantized } from '../recipes/recipe.ts'
 import type { Backend } from '../tensor/backend.ts'
 import type { DType } from '../tensor/dtype.ts'
 import type { Kernel } from '../tensor/kernel.ts'
-import { sizeOf, type Tensor } from '../tensor/tensor.ts'
+import type { Tensor } from '../tensor/tensor.ts'
 import type { Mapped } from './tape.ts'
 
 /**
@@ -329,10 +329,4 @@ export function castTo(backend: Backend, allocate: Allocate, x: Tensor, dtype: D
   const y = allocate(dtype, x.shape)
   backend.run(cast, { y: y.view([y.size]), x: x.view([x.size]) })
   return y
-}
-
-/** Bytes of the codes and scales of an image [rows, cols] with 1 x block scales. */
-export function imageBytes(format: FormatName, rows: number, cols: number): number {
-  const scales = scalesOf(format, rows, cols, false)
-  return sizeOf(codesShape(format, rows, cols)) + sizeOf(scales.shape) * (scales.dtype === 'f32' ? 4 : 1)
 }

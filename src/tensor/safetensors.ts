@@ -78,7 +78,7 @@ const quoted = (name: string): string => JSON.stringify(name.length > 100 ? `${n
  * Length of the JSON, from the first 8 bytes of a file of `fileBytes` bytes.
  * @throws SafetensorsError
  */
-export function headerLength(first: Uint8Array, fileBytes: number): number {
+function headerLength(first: Uint8Array, fileBytes: number): number {
   if (first.length < 8 || fileBytes < 8)
     fail(`a safetensors file starts with 8 bytes of length, this has ${fileBytes} bytes`)
   const length = new DataView(first.buffer, first.byteOffset, 8).getBigUint64(0, true)

@@ -22,14 +22,6 @@ import {
  * `outer` 0 leaves the tensor scale out, which makes NVFP4 exact in BF16; 1 applies amax[0], 2 one amax for each row. FP32 scales are
  * [blocks, rows], [rows/128, blocks] of square tiles, or [1]: their shape tells.
  */
-const symbols: Readonly<Record<FormatName, string>> = {
-  nvfp4: 'nvfp4',
-  mxfp4: 'mxfp4',
-  mxfp8: 'mxfp8',
-  fp8: 'fp8',
-  'fp8-tensor': 'fp8_tensor',
-}
-
 interface DequantizeValues {
   readonly y: Float32Array
   readonly codes: Uint8Array
@@ -48,7 +40,7 @@ function dequantizeKernel(name: FormatName): Kernel {
       ? input('f32', 'scale_lines', 'scale_width')
       : input('u8', 'rows', `cols/${block}`)
   return defineKernel<Args>({
-    name: `dequantize_${symbols[name]}`,
+    name: `dequantize_${name.replace('-', '_')}`,
     args: {
       y: output('float', 'rows', 'cols'),
       codes: input('u8', 'rows', element.bits === 4 ? 'cols/2' : 'cols'),

@@ -41,8 +41,6 @@ import { fp8Launches } from './quantize_fp8.cuda.ts'
 /** Properties of a format that its kernels' arguments follow from. */
 interface Row {
   readonly format: FormatName
-  /** Prefix of C symbols. */
-  readonly symbol: string
   readonly scalars: Args
   /** Whether the kernels write amax. */
   readonly findsAmax?: true
@@ -52,16 +50,17 @@ interface Row {
 const rows: readonly Row[] = [
   {
     format: 'nvfp4',
-    symbol: 'nvfp4',
     // scale_order 0 q6, 1 m6; four_over_six 0 off, 1 mae, 2 mse; per_row 1: amax is one for each row of the image.
     scalars: { limit: f32, bound: f32, scale_order: i32, four_over_six: i32, per_row: i32 },
     cuda: layout => fewBlocks(layout === 'both' ? 660 : 528),
   },
-  { format: 'mxfp4', symbol: 'mxfp4', scalars: { limit: f32, floor: i32 } },
-  { format: 'mxfp8', symbol: 'mxfp8', scalars: { limit: f32, floor: i32 } },
-  { format: 'fp8', symbol: 'fp8', scalars: { limit: f32, pow2: i32 }, findsAmax: true, cuda: fp8Launches },
-  { format: 'fp8-tensor', symbol: 'fp8_tensor', scalars: { limit: f32, pow2: i32 } },
+  { format: 'mxfp4', scalars: { limit: f32, floor: i32 } },
+  { format: 'mxfp8', scalars: { limit: f32, floor: i32 } },
+  { format: 'fp8', scalars: { limit: f32, pow2: i32 }, findsAmax: true, cuda: fp8Launches },
+  { format: 'fp8-tensor', scalars: { limit: f32, pow2: i32 } },
 ]
+
+const snakeCase = (name: string): string => name.replace('-', '_')
 
 interface QuantizeValues {
   readonly codes: Uint8Array
@@ -177,11 +176,11 @@ function amaxArgs({ format, findsAmax }: Row, shape: string | number, name = 'am
 }
 
 function linesKernel(row: Row, layout: 'rows' | 'columns', eden: boolean): Kernel {
-  const { format: name, symbol, scalars, cuda } = row
+  const { format: name, scalars, cuda } = row
   const format = formats[name]
   const [lines, length] = layout === 'rows' ? (['rows', 'cols'] as const) : (['cols', 'rows'] as const)
   return defineKernel<Args>({
-    name: `quantize_${symbol}${eden ? '_eden' : ''}_${layout}`,
+    name: `quantize_${snakeCase(name)}${eden ? '_eden' : ''}_${layout}`,
     args: {
       ...imageArgs(format, lines, length, false),
       x: input('act', 'rows', 'cols'),
@@ -201,12 +200,12 @@ function linesKernel(row: Row, layout: 'rows' | 'columns', eden: boolean): Kerne
 }
 
 function squareKernel(row: Row): Kernel {
-  const { format: name, symbol, scalars, cuda } = row
+  const { format: name, scalars, cuda } = row
   const format = formats[name]
   const column = imageArgs(format, 'cols', 'rows', true)
   const { per_row, ...rest } = scalars
   return defineKernel<Args>({
-    name: `quantize_${symbol}_square`,
+    name: `quantize_${snakeCase(name)}_square`,
     args: {
       ...imageArgs(format, 'rows', 'cols', true),
       codes_t: optional(column.codes),
@@ -227,12 +226,12 @@ function squareKernel(row: Row): Kernel {
 }
 
 function bothKernel(row: Row): Kernel {
-  const { format: name, symbol, scalars, cuda } = row
+  const { format: name, scalars, cuda } = row
   const format = formats[name]
   const column = imageArgs(format, 'cols', 'rows', false)
   const { per_row, ...rest } = scalars
   return defineKernel<Args>({
-    name: `quantize_${symbol}_both`,
+    name: `quantize_${snakeCase(name)}_both`,
     args: {
       ...imageArgs(format, 'rows', 'cols', false),
       codes_t: column.codes,
