@@ -200,13 +200,53 @@ describe('packed layouts', () => {
       assert.deepEqual([packed!.quantised, packed!.linears, packed!.inputs], [8, 10, true])
       assert.ok(packed!.bf16Bytes / packed!.quantisedBytes > 3.5)
     }
-    const { quantization } = (await exportTo('modelopt', 'nvfp4')).read('hf_quant_config.json') as {
-      quantization: { quant_algo: string; group_size: number; exclude_modules: string[] }
+  })
+
+  it('say in the words of their readers how layers are quantised', async () => {
+    const common = { num_bits: 4, type: 'float', symmetric: true }
+    const nvfp4 = {
+      ...common,
+      strategy: 'tensor_group',
+      group_size: 16,
+      scale_dtype: 'torch.float8_e4m3fn',
+      observer: 'static_minmax',
     }
-    assert.deepEqual(
-      [quantization.quant_algo, quantization.group_size, quantization.exclude_modules.length],
-      ['NVFP4', 16, 6],
-    )
+    const divided = (await exportTo('compressed-tensors', 'nvfp4')).config.quantization_config as object
+    const { ignore, ...own } = divided as { ignore: string[] }
+    assert.ok(ignore.includes('lm_head'))
+    assert.deepEqual(own, {
+      quant_method: 'compressed-tensors',
+      format: 'nvfp4-pack-quantized',
+      quantization_status: 'compressed',
+      config_groups: {
+        group_0: {
+          targets: ['Linear'],
+          weights: { ...nvfp4, dynamic: false },
+          input_activations: { ...nvfp4, dynamic: 'local' },
+          output_activations: null,
+          format: 'nvfp4-pack-quantized',
+        },
+      },
+      kv_cache_scheme: null,
+      global_compression_ratio: null,
+    })
+    const mx = (await exportTo('compressed-tensors', 'mxfp4')).config.quantization_config as {
+      format: string
+      config_groups: { group_0: { weights: object } }
+    }
+    const mxfp4 = { ...common, strategy: 'group', group_size: 32, scale_dtype: 'torch.uint8', dynamic: false }
+    assert.deepEqual([mx.format, mx.config_groups.group_0.weights], ['mxfp4-pack-quantized', mxfp4])
+    const { config, read } = await exportTo('modelopt', 'nvfp4')
+    const repeated = config.quantization_config as { quant_method: string; quant_algo: string; ignore: string[] }
+    assert.deepEqual([repeated.quant_method, repeated.quant_algo], ['modelopt', 'NVFP4'])
+    const file = read('hf_quant_config.json') as { producer: { name: string }; quantization: Record<string, unknown> }
+    assert.equal(file.producer.name, 'modelopt')
+    assert.deepEqual(file.quantization, {
+      quant_algo: 'NVFP4',
+      group_size: 16,
+      kv_cache_quant_algo: null,
+      exclude_modules: repeated.ignore,
+    })
   })
 
   it('say that inputs are not quantised where training does not, or has not recorded them', async () => {
