@@ -15,7 +15,8 @@ function recipeTable(comparison: Comparison): string {
 export const explanation = ({ window, confidence }: Comparison): string =>
   `loss: ${smoothing} (${window}), mean over seeds, nats per token. Against the baseline: (baseline - recipe) / baseline, negative is worse;
 interval: ${100 * confidence} %, Student's t over paired seeds; resolved: it leaves out zero. time: to the loss that both reach, over the baseline's;
-tokens: that the recipe needs beyond the baseline for the same loss, before the learning rate decays.
+tokens: that the recipe needs beyond the baseline for the same loss, before the learning rate decays. Both are means, resolved or not; the
+interval of the tokens is in comparison.json.
 `
 
 /** What was compared: the table, divergences, orders. */

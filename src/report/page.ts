@@ -167,7 +167,7 @@ ${configsSection(arms)}
 ${parts.map(({ reported }) => html`${several && html`<h3>${reported.comparison.title}</h3>`}${commandsOf(reported, presets)}`)}
 </section>
 </main>
-<footer><p>Relative difference: (baseline − recipe) / baseline, as in arXiv 2509.25149, section 3. “A small price” is a resolved loss of at most 1.5 %, what the paper reports for its 12B at the end of training; above 4.5 % training is said not to hold. Intervals take no account of how many recipes are looked at.</p></footer>
+<footer><p>Relative difference: (baseline − recipe) / baseline, as in arXiv 2509.25149, section 3. “A small price” is a resolved loss of at most 1.5 %, what the paper reports for its 12B at the end of training; above 4.5 % training is said not to hold. Intervals take no account of how many recipes, or steps of a curve, are looked at.</p></footer>
 <script type="application/json" id="values">${json(values)}</script>
 <script>${new Markup(script)}</script>
 </body>

@@ -134,7 +134,7 @@ export function endSection({ comparison }: ReportedComparison): Markup {
     }</div>`
   }
 ${finalTable(comparison)}
-<p class="small">Loss: training loss, ${smoothing} (${window}), mean over seeds, nats per token.${comparison.pairs.length > 0 && ` Against ${comparison.baseline}: (${comparison.baseline} − recipe) / ${comparison.baseline}; negative is worse. Interval: ${100 * confidence} %, Student’s t over paired seeds. Resolved: the interval leaves out zero. Time: to the loss that both reach, over that of ${comparison.baseline}. Tokens: what the recipe needs beyond ${comparison.baseline} for the same loss, before the learning rate decays.`}</p>
+<p class="small">Loss: training loss, ${smoothing} (${window}), mean over seeds, nats per token.${comparison.pairs.length > 0 && ` Against ${comparison.baseline}: (${comparison.baseline} − recipe) / ${comparison.baseline}; negative is worse. Interval: ${100 * confidence} %, Student’s t over paired seeds. Resolved: the interval leaves out zero. Time: to the loss that both reach, over that of ${comparison.baseline}. Tokens: what the recipe needs beyond ${comparison.baseline} for the same loss, before the learning rate decays. Both are means, resolved or not; the interval of the tokens is in comparison.json.`}</p>
 ${expectedTable(comparison)}
 ${note && html`<p class="note">${note.split('\n').map((line, i) => html`${i > 0 && html`<br>`}${line}`)}</p>`}
 ${differences.length > 0 && html`<p class="note">The runs also differ in ${differences.join(', ')}: see the configs below.</p>`}`
