@@ -63,6 +63,8 @@ const shapes: readonly {
   { rows: 68, sequence: 68, heads: 2, kv: 1, dim: 72 },
   { rows: 8 * 256, sequence: 256, heads: 4, kv: 2, dim: 64, bench: true },
   { rows: 2048, sequence: 2048, heads: 8, kv: 2, dim: 128, bench: true },
+  // More tiles of 128 rows than a GPU has multiprocessors: some of its blocks take two.
+  { rows: 280, sequence: 140, heads: 36, kv: 36, dim: 8, document: 90 },
 ]
 
 /** Of products over the causal half of each square of rows; documents, which hide more, are not counted. */

@@ -241,6 +241,7 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
   const small = { batch: 2, sequence: 41, chunk: 16, heads: 4, headDim: 8, groups: 2, state: 12 }
   const wide = { batch: 1, sequence: 150, chunk: 64, heads: 6, headDim: 20, groups: 1, state: 33 }
   const large = { batch: 1, sequence: 150, chunk: 130, heads: 2, headDim: 72, groups: 1, state: 70 }
+  const many = { batch: 2, sequence: 330, chunk: 64, heads: 4, headDim: 16, groups: 2, state: 32 }
   const bench = { batch: 8, sequence: 256, chunk: 128, heads: 8, headDim: 64, groups: 2, state: 64 }
   const { batch, sequence, heads, headDim, state } = bench
   const count = 'accumulate' in more ? backwardOperations : forwardOperations
@@ -259,5 +260,9 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
     make('softplus beyond its threshold', { ...small, sequence: 20 }, { dtBias: 20 }),
     make('chunk, head and state above 64', large, { documents: [100, 50] }),
     { ...whole, bench: true, flops: count(whole.dims, whole.scalars) },
+    // Rows that can be copied 16 bytes at a time, and more chunks than a GPU's kernels keep at once.
+    make('many chunks in units of 16 bytes', many),
+    make('many chunks in units of 16 bytes, documents', many, { documents: [130, 200, 70, 260] }),
+    make('heads and states of the large presets', { ...many, batch: 1, heads: 2, headDim: 64, groups: 1, state: 128 }),
   ]
 }
