@@ -8,7 +8,9 @@ import { branchRun } from '../run/branch.ts'
 import { createRunDirectory } from '../run/open.ts'
 import { readRun } from '../run/read.ts'
 import { packageVersion } from './main.ts'
+import { showWork } from './progress.ts'
 import { wholeNumber } from './session.ts'
+import { stoppable } from './signals.ts'
 import { trainInTerminal } from './train.ts'
 
 interface BranchOptions {
@@ -47,8 +49,10 @@ Examples:
       const { config: parent, origin } = readRun(from)
       const config = overrideConfig(parent, [...overrides, `recipe=${recipe}`])
       const directory = run ?? createRunDirectory(config.name)
+      const work = showWork()
+      const here = { ...origin, halfbyte: packageVersion() }
       try {
-        branchRun(from, at, directory, config, { ...origin, halfbyte: packageVersion() })
+        await stoppable(signal => branchRun(from, at, directory, config, here, { progress: work, signal }), work.done)
       } catch (error) {
         if (run === undefined) rmdirSync(directory)
         throw error

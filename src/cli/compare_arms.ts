@@ -144,7 +144,7 @@ export class Conductor {
       const ended = await this.#train(run.directory, run.config, step, index)
       if (ended) return ended
       if (statusOf(run.directory) === 'diverged') return undefined
-      this.#branchAll(run.directory, step)
+      await this.#branchAll(run.directory, step)
     }
     return this.#train(run.directory, run.config, run.config.steps, index)
   }
@@ -158,10 +158,10 @@ export class Conductor {
     return [...new Set(steps)].filter(step => step >= done).sort((a, b) => a - b)
   }
 
-  #branchAll(from: string, step: number): void {
+  async #branchAll(from: string, step: number): Promise<void> {
     for (const { branch, directory, config } of this.#runs)
       if (branch?.directory === from && branch.step === step && statusOf(directory) === 'missing')
-        branchRun(from, step, directory, config, this.#origin(config, readRun(from).origin.device))
+        await branchRun(from, step, directory, config, this.#origin(config, readRun(from).origin.device))
   }
 
   /** Makes a branch whose origin has gone past its step and deleted that checkpoint: the origin is trained anew up to there. */
@@ -177,7 +177,7 @@ export class Conductor {
       if (ended) return ended
     }
     if (listCheckpoints(from).includes(step))
-      branchRun(from, step, run.directory, run.config, this.#origin(run.config, readRun(from).origin.device))
+      await branchRun(from, step, run.directory, run.config, this.#origin(run.config, readRun(from).origin.device))
     return undefined
   }
 

@@ -6,7 +6,7 @@ import { Probe } from '../analysis/probe.ts'
 import { between, percent } from '../compare/summary.ts'
 import { UserError } from '../config/errors.ts'
 import { listCheckpoints } from '../run/checkpoint.ts'
-import { makeDirectory, replaceFile } from '../run/files.ts'
+import { makeDirectory, replaceFile, wantWritable } from '../run/files.ts'
 import { Trainer } from '../train/trainer.ts'
 import { addProbeOptions, fromOne, type OpenedProbe, openProbe, type ProbeOptions } from './open_probe.ts'
 import { openConfigured } from './session.ts'
@@ -103,11 +103,15 @@ Error: of the gradient of one layer's weight, root of bias squared plus variance
 function branchingFrom(opened: OpenedProbe, directory: string, steps: number, batches: number): Branching {
   const { config, corpus, checkpoint, probe } = opened
   const { step } = checkpoint.state
-  if (step + steps > config.steps)
+  if (step + steps > config.steps) {
+    const earlier = listCheckpoints(directory).filter(other => other < step)
+    const advice =
+      earlier.length > 0 ? `name an earlier one with --step (${earlier.join(', ')})` : 'the run has no earlier one'
     throw new UserError(
-      `--steps: found ${steps}, but the checkpoint is of step ${step} and the run ends at ${config.steps}; name an earlier one with --step (there are ${listCheckpoints(directory).join(', ')})`,
+      `--steps: found ${steps}, but the checkpoint is of step ${step} and the run ends at ${config.steps}; ${advice}`,
       2,
     )
+  }
   return {
     steps,
     checkpoint,
@@ -148,8 +152,10 @@ Examples:
       const opened = await openProbe(directory, options, 'to decompose')
       const { probe, probed, bar, backend } = opened
       const { batches } = probe.sizes
+      const folder = out ?? directory
       let found: Decomposition
       try {
+        wantWritable(folder)
         found = await decompose(probe, {
           ...probed,
           draws,
@@ -159,7 +165,6 @@ Examples:
         bar.done()
         backend.close()
       }
-      const folder = out ?? directory
       makeDirectory(folder)
       replaceFile(join(folder, 'decomposition.json'), `${JSON.stringify(found, null, 1)}\n`)
       process.stdout.write(json ? `${JSON.stringify(found)}\n` : decompositionText(found))

@@ -1,22 +1,28 @@
 import { type Command, Option } from 'commander'
 import { toBf16 } from '../formats/bf16.ts'
 import { dequantize } from '../formats/prepare.ts'
-import { openSafetensors, type TensorToWrite, writeSafetensors } from '../tensor/safetensors.ts'
-import { describeFile, readQuantized } from './quantized_file.ts'
+import { inTurns } from '../run/files.ts'
+import { openSafetensors, type TensorToWrite } from '../tensor/safetensors.ts'
+import { showWork } from './progress.ts'
+import { describeFile, readQuantized, writingTensors } from './quantized_file.ts'
+import { stoppable } from './signals.ts'
 
-function dequantizeFile(input: string, output: string, { dtype }: { dtype: 'f32' | 'bf16' }): void {
+async function dequantizeFile(input: string, output: string, { dtype }: { dtype: 'f32' | 'bf16' }): Promise<void> {
   const file = openSafetensors(input)
+  const work = showWork()
   try {
     const description = describeFile(input, file)
     const written = new Map<string, TensorToWrite>()
     for (const [name, { shape }] of Object.entries(description.tensors)) {
-      const values = dequantize(readQuantized(input, file, description, name))
+      const values = () => dequantize(readQuantized(input, file, description, name))
       written.set(
         name,
-        dtype === 'bf16' ? { dtype: 'BF16', shape, data: toBf16(values) } : { dtype: 'F32', shape, data: values },
+        dtype === 'bf16'
+          ? { dtype: 'BF16', shape, data: () => toBf16(values()) }
+          : { dtype: 'F32', shape, data: values },
       )
     }
-    writeSafetensors(output, written)
+    await stoppable(signal => inTurns(writingTensors(output, written, {}, work), signal), work.done)
   } finally {
     file.close()
   }

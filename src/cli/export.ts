@@ -8,7 +8,7 @@ import { openExportedRun } from '../export/weights.ts'
 import { formatBytes } from './dry_run.ts'
 import { showWork } from './progress.ts'
 import { wholeNumber } from './session.ts'
-import { stopOnSignals } from './signals.ts'
+import { stoppable } from './signals.ts'
 
 /** Sizes as people write them, in powers of ten. */
 const units: Readonly<Record<string, number>> = { '': 1, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 }
@@ -43,23 +43,17 @@ async function exportRun(directory: string, { to, out, dtype, shardSize, step, j
   const work = showWork()
   const run = openExportedRun(directory, step, work.note, work)
   const progress: Progress = (bytes, total) => work(bytes, total, `writing ${out}`)
-  const { signal, release } = stopOnSignals()
   try {
-    const options = { dtype: dtype ?? target.dtype, shardBytes: shardSize, progress, note: work.note, signal }
-    const result = await target.write(run, openTokenizer(run.config.data.tokenizer), out, options)
-    work.done()
+    const result = await stoppable(async signal => {
+      const options = { dtype: dtype ?? target.dtype, shardBytes: shardSize, progress, note: work.note, signal }
+      return target.write(run, openTokenizer(run.config.data.tokenizer), out, options)
+    }, work.done)
     process.stdout.write(
       json
         ? `${JSON.stringify({ out, to, step: run.step, ...result })}\n`
         : `${out}: step ${run.step} of ${directory}, ${result.tensors} tensors, ${formatBytes(result.bytes)}\n${packedText(result)}`,
     )
-  } catch (error) {
-    if (!signal.aborted) throw error
-    work.done()
-    throw new UserError('stopped; nothing is left behind')
   } finally {
-    work.done()
-    release()
     run.close()
   }
 }

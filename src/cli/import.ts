@@ -10,7 +10,7 @@ import { createRunDirectory } from '../run/open.ts'
 import { packageVersion } from './main.ts'
 import { showWork } from './progress.ts'
 import { checkTokenizer, openConfigured } from './session.ts'
-import { stopOnSignals } from './signals.ts'
+import { stoppable } from './signals.ts'
 import { loadRun } from './train.ts'
 
 interface Options {
@@ -32,18 +32,12 @@ async function importFolder(folder: string, overrides: string[], { run, json }: 
   const directory = run ?? createRunDirectory(config.name)
   const work = showWork()
   const origin = { halfbyte: packageVersion(), device, corpus: corpus.fingerprint, imported: resolve(folder) }
-  const { signal, release } = stopOnSignals()
+  const progress: Progress = (done, total) => work(done, total, `importing ${folder}`)
   try {
-    const progress: Progress = (done, total) => work(done, total, `importing ${folder}`)
-    await importRun(folder, directory, config, origin, { progress, signal })
+    await stoppable(signal => importRun(folder, directory, config, origin, { progress, signal }), work.done)
   } catch (error) {
     if (run === undefined) rmdirSync(directory)
-    if (!signal.aborted) throw error
-    work.done()
-    throw new UserError('stopped; nothing is left behind')
-  } finally {
-    work.done()
-    release()
+    throw error
   }
   process.stdout.write(
     json

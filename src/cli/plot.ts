@@ -1,8 +1,7 @@
-import { writeFileSync } from 'node:fs'
 import { basename, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { UserError } from '../config/errors.ts'
-import { systemReason } from '../run/files.ts'
+import { replaceFile } from '../run/files.ts'
 import { readMetrics, readRun } from '../run/read.ts'
 import { isValidation } from '../run/records.ts'
 import { type Curve, differences, type LossPoint, renderLossChart } from './chart.ts'
@@ -49,11 +48,7 @@ Examples:
         process.stdout.write(picture)
         return
       }
-      try {
-        writeFileSync(out, picture)
-      } catch (error) {
-        throw new UserError(`${out} cannot be written: ${systemReason(error)}`)
-      }
+      replaceFile(out, picture)
       process.stdout.write(`wrote ${out}\n`)
     })
 }

@@ -9,19 +9,29 @@ import { checkOptions, type QuantizedMatrix } from '../formats/quantize.ts'
 import { type QuantizationReport, reportOn } from '../formats/report.ts'
 import { kernels } from '../kernels/index.ts'
 import { rowImage, scalesOfLines } from '../ops/image.ts'
+import { inTurns, type Pausable, wantWritable } from '../run/files.ts'
 import type { Backend, Memory } from '../tensor/backend.ts'
 import { dtypes } from '../tensor/dtype.ts'
 import {
   floatsOf,
   openSafetensors,
   type SafetensorsDtype,
+  type SafetensorsFile,
   type StoredTensor,
   type TensorToWrite,
-  writeSafetensors,
 } from '../tensor/safetensors.ts'
 import { sizeOf, Tensor } from '../tensor/tensor.ts'
+import { showWork, type WorkDisplay } from './progress.ts'
 import { renderReports } from './quantize_report.ts'
-import { type FileDescription, type FileOptions, metadataKey, tensorOptions, tensorsOf } from './quantized_file.ts'
+import {
+  type FileDescription,
+  type FileOptions,
+  metadataKey,
+  tensorOptions,
+  tensorsOf,
+  writingTensors,
+} from './quantized_file.ts'
+import { stoppable } from './signals.ts'
 
 /** Options of the command line. */
 interface Flags {
@@ -169,38 +179,63 @@ function quantizeTensor(
   }
 }
 
+/** What becomes of the matrices of a file, one after the other; pauses after each. */
+function* quantising(
+  backend: Backend,
+  input: string,
+  file: SafetensorsFile,
+  options: FileOptions,
+  { strict, reporting, work }: { strict: boolean; reporting: boolean; work: WorkDisplay },
+): Pausable<{ description: FileDescription; tensors: Map<string, TensorToWrite>; reports: NamedReport[] }> {
+  const note = (name: string, what: string, consequence: string): void => {
+    if (strict) throw new UserError(`${input}: tensor "${name}": ${what}`)
+    work.note(`tensor "${name}": ${what}; ${consequence}`)
+  }
+  const description: FileDescription = { options, tensors: {} }
+  const tensors = new Map<string, TensorToWrite>()
+  const reports: NamedReport[] = []
+  const total = Math.max(0, ...[...file.tensors.values()].map(({ end }) => end))
+  for (const [name, entry] of file.tensors) {
+    work(entry.start, total, `quantising ${input}`)
+    const stored = file.read(name)
+    const values = floatsOf(stored)
+    const reason = unfit(entry, values !== undefined)
+    if (reason !== undefined || !values) {
+      note(name, reason!, 'passed over')
+      continue
+    }
+    const outcome = quantizeTensor(backend, name, stored, values, options, reporting)
+    if (!outcome.finite) note(name, 'holds values that are not finite', 'their codes are ordinary numbers')
+    description.tensors[name] = { shape: stored.shape as [number, number], dtype: stored.dtype }
+    for (const [part, tensor] of outcome.tensors) tensors.set(part, tensor)
+    if (outcome.report) reports.push(outcome.report)
+    yield
+  }
+  work.done()
+  if (reports.length + tensors.size === 0) throw new UserError(`${input}: has no matrix to quantise`)
+  return { description, tensors, reports }
+}
+
 async function quantizeFile(input: string, output: string | undefined, flags: Flags): Promise<void> {
   const options = fileOptions(flags)
   const reporting = Boolean(flags.report || flags.json)
   if (output === undefined && !reporting)
     throw new UserError('quantize: name an output file, or ask for figures alone with --report', 2)
-  const note = (name: string, what: string, consequence: string): void => {
-    if (flags.strict) throw new UserError(`${input}: tensor "${name}": ${what}`)
-    process.stderr.write(`halfbyte: tensor "${name}": ${what}; ${consequence}\n`)
-  }
+  if (output !== undefined) wantWritable(output)
   const file = openSafetensors(input)
+  const work = showWork()
   let backend: Backend | undefined
   try {
     backend = await openBackend(flags.backend, kernels)
-    const description: FileDescription = { options, tensors: {} }
-    const written = new Map<string, TensorToWrite>()
-    const reports: NamedReport[] = []
-    for (const [name, entry] of file.tensors) {
-      const stored = file.read(name)
-      const values = floatsOf(stored)
-      const reason = unfit(entry, values !== undefined)
-      if (reason !== undefined || !values) {
-        note(name, reason!, 'passed over')
-        continue
-      }
-      const outcome = quantizeTensor(backend, name, stored, values, options, reporting)
-      if (!outcome.finite) note(name, 'holds values that are not finite', 'their codes are ordinary numbers')
-      description.tensors[name] = { shape: stored.shape as [number, number], dtype: stored.dtype }
-      for (const [part, tensor] of outcome.tensors) if (output !== undefined) written.set(part, tensor)
-      if (outcome.report) reports.push(outcome.report)
-    }
-    if (Object.keys(description.tensors).length === 0) throw new UserError(`${input}: has no matrix to quantise`)
-    if (output !== undefined) writeSafetensors(output, written, { [metadataKey]: JSON.stringify(description) })
+    const how = { strict: Boolean(flags.strict), reporting, work }
+    const made = quantising(backend, input, file, options, how)
+    const reports = await stoppable(async signal => {
+      const { description, tensors, reports } = await inTurns(made, signal)
+      if (output === undefined) return reports
+      const metadata = { [metadataKey]: JSON.stringify(description) }
+      await inTurns(writingTensors(output, tensors, metadata, work), signal)
+      return reports
+    }, work.done)
     if (reporting) process.stdout.write(renderReports(reports, Boolean(flags.json)))
   } catch (error) {
     if (error instanceof RangeError) throw new UserError(`${input}: ${error.message}`)

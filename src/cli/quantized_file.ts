@@ -3,7 +3,16 @@ import { UserError } from '../config/errors.ts'
 import { type FormatName, formats } from '../formats/formats.ts'
 import { layoutOf, type Preparation, type QuantizedTensor, type QuantizeTensorOptions } from '../formats/prepare.ts'
 import { limitsOf, type QuantizedMatrix } from '../formats/quantize.ts'
-import { floatsOf, type SafetensorsDtype, type SafetensorsFile, type TensorToWrite } from '../tensor/safetensors.ts'
+import { counted, type Pausable, type Progress, replacingFile } from '../run/files.ts'
+import {
+  floatsOf,
+  type SafetensorsDtype,
+  type SafetensorsFile,
+  safetensorsChunks,
+  safetensorsDtypes,
+  type TensorToWrite,
+} from '../tensor/safetensors.ts'
+import { sizeOf } from '../tensor/tensor.ts'
 
 /**
  * A safetensors file of quantised matrices. Matrix NAME is three tensors:
@@ -81,6 +90,20 @@ export function tensorsOf(
     [`${name}.scales`, { ...parts.scales, data: matrix.scales }],
     [`${name}.amax`, { ...parts.amax, data: amax }],
   ]
+}
+
+/** Replaces a safetensors file, showing how far it is; pauses after each tensor. */
+export function* writingTensors(
+  path: string,
+  tensors: ReadonlyMap<string, TensorToWrite>,
+  metadata: Readonly<Record<string, string>>,
+  progress: Progress,
+): Pausable<void> {
+  const sizes = [...tensors.values()].map(({ dtype, shape }) => sizeOf(shape) * safetensorsDtypes[dtype])
+  const total = sizes.reduce((sum, bytes) => sum + bytes, 0)
+  let done = 0
+  const count = (bytes: number) => progress((done = Math.min(total, done + bytes)), total, `writing ${path}`)
+  yield* replacingFile(path, counted(safetensorsChunks(tensors, metadata), count))
 }
 
 /** @throws UserError if the file does not describe quantised matrices */

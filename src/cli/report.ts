@@ -2,12 +2,11 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 import { presets } from '../../presets/index.ts'
 import { packageRoot } from '../backends/open.ts'
-import { UserError } from '../config/errors.ts'
 import { readAssets } from '../report/assets.ts'
 import { renderReport } from '../report/page.ts'
 import { readReport } from '../report/read.ts'
 import { verdictOf } from '../report/verdict.ts'
-import { replaceFile, systemReason } from '../run/files.ts'
+import { replaceFile } from '../run/files.ts'
 import { comparisonText, explanation } from './compare_table.ts'
 import { formatBytes } from './dry_run.ts'
 
@@ -20,11 +19,7 @@ function report(directory: string, { out, json }: ReportOptions): void {
   const input = readReport(directory)
   const file = out ?? join(directory, 'report.html')
   const page = renderReport(input, presets, readAssets(packageRoot()))
-  try {
-    replaceFile(file, page)
-  } catch (error) {
-    throw new UserError(`${file} cannot be written: ${systemReason(error)}`)
-  }
+  replaceFile(file, page)
   const comparisons = input.comparisons.map(({ comparison }) => comparison)
   if (json) {
     const verdicts = comparisons.map(comparison => ({ verdict: verdictOf(comparison), ...comparison }))

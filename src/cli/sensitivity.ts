@@ -10,7 +10,7 @@ import {
 } from '../analysis/sensitivity.ts'
 import { between, percent } from '../compare/summary.ts'
 import { UserError } from '../config/errors.ts'
-import { makeDirectory, replaceFile } from '../run/files.ts'
+import { makeDirectory, replaceFile, wantWritable } from '../run/files.ts'
 import { addProbeOptions, openProbe, type ProbeOptions } from './open_probe.ts'
 import { renderTable } from './table.ts'
 
@@ -133,7 +133,9 @@ Examples:
       const { probe, probed, bar, config, backend } = await openProbe(directory, options, 'to rank')
       let found: Sensitivity
       let kept: number
+      const folder = out ?? directory
       try {
+        wantWritable(folder)
         kept = keptCount(keep, probe.layers.sites.length)
         found = sensitivity(probe, {
           ...probed,
@@ -145,7 +147,6 @@ Examples:
         backend.close()
       }
       const policy = policyOf(found, kept, config, probe.layers.plain)
-      const folder = out ?? directory
       const path = join(folder, 'policy.yaml')
       const { kept: layers, ...rest } = policy
       const all = { ...found, policy: { ...rest, path, kept: layers.map(({ linear }) => linear) } }

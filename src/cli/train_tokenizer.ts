@@ -9,6 +9,7 @@ import { translatePattern } from '../data/pattern.ts'
 import { patterns, wordsBy } from '../data/splits.ts'
 import { trainedJson, trainMerges } from '../data/train_merges.ts'
 import { inputKinds } from '../data/units.ts'
+import { wantWritable } from '../run/files.ts'
 import { formatBytes } from './dry_run.ts'
 import { wholeNumber } from './session.ts'
 import { createStatusLine } from './status_line.ts'
@@ -47,6 +48,7 @@ Examples:
       if (!Object.hasOwn(patterns, pattern))
         throw new UserError(unknownName('pattern', pattern, Object.keys(patterns)), 2)
       if (!out.endsWith('.json')) throw new UserError(`--out: found ${out}, wanted the name of a .json file`, 2)
+      wantWritable(out)
       const source = patterns[pattern as keyof typeof patterns]
       const status = createStatusLine(process.stderr)
       const began = performance.now()

@@ -3,6 +3,7 @@ import { dirname, join, resolve } from 'node:path'
 import { UserError } from '../config/errors.ts'
 import {
   counted,
+  discard,
   inTurns,
   isSystemError,
   makeDirectory,
@@ -48,7 +49,7 @@ export async function writeBeside(out: string, write: (partial: string) => Promi
     renameSync(partial, out)
     syncDirectory(dirname(partial))
   } catch (error) {
-    rmSync(partial, { recursive: true, force: true })
+    discard(partial)
     if (!isSystemError(error)) throw error
     throw new UserError(`${out} cannot be written: ${systemReason(error)}`)
   }

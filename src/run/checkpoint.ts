@@ -9,7 +9,8 @@ import {
   atOnce,
   counted,
   type Digest,
-  digestFile,
+  digesting,
+  discard,
   isSystemError,
   type Pausable,
   type Progress,
@@ -150,7 +151,7 @@ export function* writingCheckpoint(
     // The folder of checkpoints and the files of records may be new there.
     syncDirectory(run)
   } catch (error) {
-    rmSync(partial, { recursive: true, force: true })
+    discard(partial)
     if (!isSystemError(error)) throw error
     const older = listCheckpoints(run).at(-1)
     const left = older === undefined ? 'there is no older one' : `the one of step ${older} stays`
@@ -222,11 +223,11 @@ function readState(path: string): StoredState {
 }
 
 /**
- * Checks a checkpoint to the last byte.
+ * Checks a checkpoint to the last byte; pauses while it reads.
  * @param progress told of the bytes that are checked.
  * @throws UserError naming the file that is missing, too short or changed.
  */
-export function readCheckpoint(run: string, step: number, progress: Progress = () => {}): Checkpoint {
+export function* checkingCheckpoint(run: string, step: number, progress: Progress = () => {}): Pausable<Checkpoint> {
   const directory = checkpointDirectory(run, step)
   if (!existsSync(directory)) {
     const steps = listCheckpoints(run)
@@ -250,12 +251,17 @@ export function readCheckpoint(run: string, step: number, progress: Progress = (
       throw new UserError(
         `${path} is ${size < wanted.bytes ? 'truncated' : 'too long'}: found ${size} bytes, wanted ${wanted.bytes}`,
       )
-    if (digestFile(path, count).sha256 !== wanted.sha256)
+    const { sha256 } = yield* digesting(path, count)
+    if (sha256 !== wanted.sha256)
       throw new UserError(`${path} is damaged: its SHA-256 is not the one in ${names.state}`)
     paths[name.replace(/\.safetensors$/, '')] = path
   }
   return { directory, state, files: paths }
 }
+
+/** The same without a pause. */
+export const readCheckpoint = (...args: Parameters<typeof checkingCheckpoint>): Checkpoint =>
+  atOnce(checkingCheckpoint(...args))
 
 /**
  * The newest checkpoint that is intact, or undefined if the run has none.

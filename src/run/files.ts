@@ -1,6 +1,21 @@
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs'
-import { dirname } from 'node:path'
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
+import { dirname, resolve } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
 
@@ -102,7 +117,7 @@ export async function inTurns<T>(work: Pausable<T>, signal?: AbortSignal): Promi
 }
 
 /**
- * Writes a new file, flushed to the disk; pauses after each chunk.
+ * Writes a file, flushed to the disk if it is on one; pauses after each chunk.
  * @param seen told of every chunk that is written.
  */
 export function* writingFile(
@@ -118,7 +133,7 @@ export function* writingFile(
       seen(chunk)
       yield
     }
-    fsyncSync(file)
+    if (fstatSync(file).isFile()) fsyncSync(file)
   } finally {
     closeSync(file)
   }
@@ -138,34 +153,81 @@ export function* writingDurably(path: string, chunks: Iterable<Uint8Array>, writ
 export const writeDurably = (path: string, chunks: Iterable<Uint8Array>, write?: Write): Digest =>
   atOnce(writingDurably(path, chunks, write))
 
-/** Replaces a small file so that it is the old one or the new one, whole, at any moment. */
-export function replaceFile(path: string, text: string): void {
-  const partial = `${path}.partial`
+/** Removes what was begun to be written, as far as the system lets it: the error that ended the work is what counts. */
+export function discard(path: string): void {
   try {
-    writeDurably(partial, [Buffer.from(text, 'utf8')])
-    renameSync(partial, path)
-  } catch (error) {
-    rmSync(partial, { force: true })
-    throw error
-  }
-  syncDirectory(dirname(path))
+    rmSync(path, { recursive: true, force: true })
+  } catch {}
 }
 
-/** @param count told of the bytes that are read, as they are. */
-export function digestFile(path: string, count: (bytes: number) => void = () => {}): Digest {
-  const hash = createHash('sha256')
+/**
+ * Replaces a file so that it is the old one or the new one, whole, at any moment; pauses after each chunk. What is there already and no file,
+ * such as /dev/stdout, is written to.
+ * @throws UserError if the system refuses; nothing stays then.
+ */
+export function* replacingFile(path: string, chunks: Iterable<Uint8Array>): Pausable<void> {
+  let partial: string | undefined
+  try {
+    const found = statSync(path, { throwIfNoEntry: false })
+    if (found && !found.isFile()) return yield* writingFile(path, chunks)
+    const place = found ? realpathSync(path) : path
+    partial = `${place}.partial`
+    yield* writingFile(partial, chunks)
+    renameSync(partial, place)
+    partial = undefined
+    syncDirectory(dirname(place))
+  } catch (error) {
+    if (!isSystemError(error)) throw error
+    throw new UserError(`${path} cannot be written: ${systemReason(error)}`)
+  } finally {
+    if (partial !== undefined) discard(partial)
+  }
+}
+
+export const replaceFile = (path: string, text: string): void =>
+  atOnce(replacingFile(path, [Buffer.from(text, 'utf8')]))
+
+/**
+ * Finds out before long work that its result has a place: the nearest folder above that is there takes new names, or the file itself is
+ * written to.
+ * @throws UserError naming the path and the system's reason
+ */
+export function wantWritable(path: string): void {
+  let place = resolve(path)
+  while (!existsSync(place) && place !== dirname(place)) place = dirname(place)
+  try {
+    accessSync(place, constants.W_OK)
+    if (place !== resolve(path) && !statSync(place).isDirectory()) throw new UserError(`${place} is no folder`)
+  } catch (error) {
+    const reason = isSystemError(error) ? systemReason(error) : (error as Error).message
+    throw new UserError(`${path} cannot be written: ${reason}`)
+  }
+}
+
+/** The bytes of a file, as they are read. Each chunk is gone when the next is asked for. */
+export function* chunksOf(path: string): Generator<Uint8Array> {
   const buffer = Buffer.alloc(2 ** 20)
   const file = openSync(path, 'r')
-  let bytes = 0
   try {
     for (;;) {
       const length = readSync(file, buffer, 0, buffer.length, null)
-      if (length === 0) return { bytes, sha256: hash.digest('hex') }
-      hash.update(buffer.subarray(0, length))
-      bytes += length
-      count(length)
+      if (length === 0) return
+      yield buffer.subarray(0, length)
     }
   } finally {
     closeSync(file)
   }
+}
+
+/** @param count told of the bytes that are read, as they are. */
+export function* digesting(path: string, count: (bytes: number) => void = () => {}): Pausable<Digest> {
+  const hash = createHash('sha256')
+  let bytes = 0
+  for (const chunk of chunksOf(path)) {
+    hash.update(chunk)
+    bytes += chunk.length
+    count(chunk.length)
+    yield
+  }
+  return { bytes, sha256: hash.digest('hex') }
 }
