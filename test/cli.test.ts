@@ -58,6 +58,7 @@ describe('command line', () => {
     for (const [args, sentence] of [
       [['doctr'], `halfbyte: unknown command 'doctr', did you mean 'doctor'; "halfbyte help" shows how\n`],
       [['xyzzy'], `halfbyte: unknown command 'xyzzy'; "halfbyte help" shows how\n`],
+      [['help', 'trian'], `halfbyte: unknown command 'trian', did you mean 'train'; "halfbyte help" shows how\n`],
       [
         ['doctor', '--jsn'],
         `halfbyte: unknown option '--jsn', did you mean '--json'; "halfbyte help doctor" shows how\n`,
@@ -118,6 +119,13 @@ describe('errors', () => {
     assert.deepEqual(failureLines(full, false), ['halfbyte: runs/a: no space is left on the disk (ENOSPC)'])
     const denied = Object.assign(new Error('EACCES'), { code: 'EACCES' })
     assert.deepEqual(failureLines(denied, false), ['halfbyte: permission is denied (EACCES)'])
+    const system = { code: 'EXDEV', syscall: 'rename', path: 'a', dest: 'b' }
+    const strange = Object.assign(new Error("EXDEV: cross-device link not permitted, rename 'a' -> 'b'"), system)
+    assert.deepEqual(failureLines(strange, false), ['halfbyte: a: cross-device link not permitted (EXDEV)'])
+  })
+
+  it('with characters that would disturb a terminal show them', () => {
+    assert.deepEqual(failureLines(new UserError('a\x1b[31m\rb\x9b'), false), ['halfbyte: a\\x1b[31m\\x0db\\x9b'])
   })
 
   it('of the program itself are called so, without a trace unless it is asked for', async () => {

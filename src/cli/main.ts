@@ -73,7 +73,9 @@ export async function execute(args: readonly string[], table: readonly CommandRo
       program.outputHelp()
       return 0
     }
-    await program.parseAsync(args as string[], { from: 'user' })
+    // Asked for help on a command that there is not, Commander prints all it has; as a command, it is refused by name.
+    const known = wanted === undefined || table.some(({ name }) => name === wanted)
+    await program.parseAsync(known ? (args as string[]) : args.filter(arg => arg !== 'help'), { from: 'user' })
     return Number(process.exitCode ?? 0)
   } catch (error) {
     if (error instanceof CommanderError) {

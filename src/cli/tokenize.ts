@@ -25,7 +25,7 @@ function progressText({ read, total, textBytes, tokens }: TokenizeProgress, seco
   const filled = Math.round(share * 24)
   const left = share > 0.01 ? formatDuration((seconds * (1 - share)) / share) : '?'
   const bar = `${'█'.repeat(filled)}${'░'.repeat(24 - filled)}`
-  const speed = `${(textBytes / 1e6 / seconds).toFixed(1)} MB/s`
+  const speed = `${formatBytes(textBytes / seconds)}/s`
   return `${bar}  ${(share * 100).toFixed(0)} %  ${formatCount(tokens)} tokens  ${speed}  ${left} left`
 }
 
@@ -54,7 +54,7 @@ function printSummary(result: TokenizeResult, out: string, seconds: number): voi
   const lines = [
     `${formatCount(made.tokens)} tokens of ${made.documents.toLocaleString('en-US')} documents in ${made.shards} shard${made.shards === 1 ? '' : 's'} (${made.token_type}), ${formatBytes(made.text_bytes)} of text, ${made.bytes_per_token.toFixed(2)} bytes per token`,
     result.textBytes > 0
-      ? `${formatDuration(seconds)}, ${made.megabytes_per_second.toFixed(1)} MB/s${result.resumed > 0 ? `; ${result.resumed} shards were there before` : ''}`
+      ? `${formatDuration(seconds)}, ${formatBytes(result.textBytes / seconds)}/s${result.resumed > 0 ? `; ${result.resumed} shards were there before` : ''}`
       : 'all of it was there before',
     ...(result.invalid > 0
       ? [`${result.invalid} documents or pieces of them are not UTF-8; what is no character became U+FFFD`]
