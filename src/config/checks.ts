@@ -1,4 +1,5 @@
 import { tokenizers } from '../data/tokenizer.ts'
+import { blockKinds } from '../model/blocks/index.ts'
 import type { RunConfig } from './schema.ts'
 
 /** The multiple of `step` nearest to `value`, at least `step`. */
@@ -6,17 +7,24 @@ const nearestMultiple = (value: number, step: number): number => Math.max(1, Mat
 
 const commonDivisor = (a: number, b: number): number => (b === 0 ? a : commonDivisor(b, a % b))
 
-function multiple(key: string, value: number, ofKey: string, of: number): string | undefined {
-  if (of > 0 && value % of === 0) return undefined
-  if (of === 0) return `${ofKey}: found 0, wanted a number above 0`
-  return `${key}: found ${value}, wanted a multiple of ${ofKey} (${of}); the nearest is ${nearestMultiple(value, of)}`
-}
+const multiple = (key: string, value: number, ofKey: string, of: number): string | undefined =>
+  value % of === 0
+    ? undefined
+    : `${key}: found ${value}, wanted a multiple of ${ofKey} (${of}); the nearest is ${nearestMultiple(value, of)}`
 
-/** Sizes that a block of this kind needs, so that a config without such blocks can leave them out. */
-const sizes: Readonly<Record<string, { title: string; keys: readonly (keyof RunConfig['model'])[] }>> = {
-  M: { title: 'Mamba-2', keys: ['mamba_heads', 'mamba_head_dim'] },
-  '*': { title: 'attention', keys: ['heads', 'kv_heads', 'head_dim'] },
-  '-': { title: 'FFN', keys: ['ffn'] },
+/** What of a model's sizes does not suit the blocks that it has. */
+function checkBlocks(model: RunConfig['model']): string | undefined {
+  for (const kind of new Set(model.pattern)) {
+    const { title, sizes, multiples = [] } = blockKinds[kind]!
+    for (const key of sizes)
+      if (model[key] === 0)
+        return `model.${key}: found 0, wanted a number above 0, because model.pattern has ${title} blocks (${kind})`
+    for (const [key, of] of multiples) {
+      const wrong = multiple(`model.${key}`, model[key], `model.${of}`, model[of])
+      if (wrong) return wrong
+    }
+  }
+  return undefined
 }
 
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0)
@@ -37,19 +45,7 @@ function checkBlend({ files, blend, phases }: RunConfig['data']): string | undef
 
 /** What must hold between keys, in the order in which a reader would mend it. */
 const checks: readonly ((config: RunConfig) => string | undefined)[] = [
-  ({ model }) => {
-    for (const kind of new Set(model.pattern))
-      for (const key of sizes[kind]!.keys)
-        if (model[key] === 0)
-          return `model.${key}: found 0, wanted a number above 0, because model.pattern has ${sizes[kind]!.title} blocks (${kind})`
-    return undefined
-  },
-  ({ model }) =>
-    model.pattern.includes('*') ? multiple('model.heads', model.heads, 'model.kv_heads', model.kv_heads) : undefined,
-  ({ model }) =>
-    model.pattern.includes('M')
-      ? multiple('model.mamba_heads', model.mamba_heads, 'model.groups', model.groups)
-      : undefined,
+  ({ model }) => checkBlocks(model),
   ({ model }) =>
     model.rope !== false && model.head_dim % 2 === 1
       ? `model.head_dim: found ${model.head_dim}, wanted an even number, because model.rope rotates pairs; the nearest is ${model.head_dim + 1}`

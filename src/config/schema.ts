@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { blockKinds } from '../model/blocks/index.ts'
 import type { ModelConfig } from '../model/config.ts'
 import type { Activation } from '../tensor/dtype.ts'
 
@@ -60,10 +61,15 @@ export const backendActivations: Readonly<Record<string, Activation>> = {
 /** Of a model. Names and tables of its layers grow with it. */
 const mostBlocks = 1024
 
+const kinds = Object.entries(blockKinds)
+const listed = (words: readonly string[]): string => `${words.slice(0, -1).join(', ')} and ${words.at(-1)}`
+const someBlocks = `one or more of ${listed(kinds.map(([kind, { title }]) => `${kind} (${title})`))}`
+
 const model = section({
   pattern: z
-    .string({ error: 'a string of M, * and -' })
-    .regex(/^[M*-]+$/, { error: 'one or more of M (Mamba-2), * (attention) and - (FFN)' })
+    .string({ error: `a string of ${listed(kinds.map(([kind]) => kind))}` })
+    .min(1, { error: someBlocks })
+    .refine(pattern => [...pattern].every(kind => Object.hasOwn(blockKinds, kind)), { error: someBlocks })
     .max(mostBlocks, { error: `at most ${mostBlocks} blocks` }),
   hidden: size(16),
   ffn: size(0).default(0),

@@ -11,6 +11,8 @@ import { type BlockKind, residualDeviation } from './block.ts'
  */
 export const attention: BlockKind = {
   title: 'attention',
+  sizes: ['heads', 'kv_heads', 'head_dim'],
+  multiples: [['heads', 'kv_heads']],
   parameters: config => [
     {
       name: 'mixer.qkv_proj.weight',

@@ -43,9 +43,16 @@ export interface BlockMemory {
   readonly tensors: Readonly<Record<string, Tensor>>
 }
 
+/** Keys of a model's config that are numbers. */
+type SizeKey = { [Key in keyof ModelConfig]-?: ModelConfig[Key] extends number ? Key : never }[keyof ModelConfig]
+
 /** A kind of block: one mixer, `h + mixer(norm(h))`. */
 export interface BlockKind {
   readonly title: string
+  /** Sizes that a config may leave 0 where its pattern has no such block. */
+  readonly sizes: readonly SizeKey[]
+  /** Sizes that must be multiples of others. */
+  readonly multiples?: readonly (readonly [size: SizeKey, of: SizeKey])[]
   /** Parameters of the mixer, in the order of a checkpoint. */
   parameters(config: ModelConfig): ParameterSpec[]
   /** From the normalised stream [rows, hidden] to what is added to it. */

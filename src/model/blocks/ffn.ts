@@ -6,6 +6,7 @@ import { type BlockKind, residualDeviation } from './block.ts'
 /** down(max(up(x), 0)^2), without gate or biases. */
 export const ffn: BlockKind = {
   title: 'FFN',
+  sizes: ['ffn'],
   parameters: config => [
     {
       name: 'mixer.up_proj.weight',

@@ -13,6 +13,8 @@ import { type BlockKind, residualDeviation } from './block.ts'
  */
 export const mamba: BlockKind = {
   title: 'Mamba-2',
+  sizes: ['mamba_heads', 'mamba_head_dim'],
+  multiples: [['mamba_heads', 'groups']],
   parameters(config) {
     const { inner, conv, projection } = mambaSizes(config)
     const limit = 1 / Math.sqrt(config.conv)
