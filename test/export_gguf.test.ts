@@ -134,7 +134,7 @@ describe('export to GGUF', () => {
     assert.equal(metadata.get('arcee.block_count'), 2)
     assert.equal(tensors.get('blk.1.ffn_up.weight')!.type, 'bf16')
     assert.deepEqual(notes, [
-      "2 layers, layers.3.mixer.up_proj the first, stay in floats: llama.cpp's arcee has no scale of an NVFP4 tensor there",
+      "2 layers, layers.3.mixer.up_proj the first, stay in floats: llama.cpp's arcee has no scale beside a tensor in nvfp4 there",
     ])
     assert.equal(metadata.get('arcee.rope.freq_base'), 10000)
   })

@@ -1,4 +1,5 @@
 import { toBf16 } from '../formats/bf16.ts'
+import { formats } from '../formats/formats.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { inputAmax } from './activations.ts'
 import { type CheckpointPart, checkpointParts } from './architectures.ts'
@@ -94,8 +95,8 @@ function unfit(
 ): string | undefined {
   if (!fits(format, cols)) return `GGUF's blocks of ${format} do not divide ${cols} inputs`
   const weight = parameter.replace(/^backbone\.layers\.\d+\./, '')
-  return format === 'nvfp4' && unscaled.includes(weight)
-    ? `llama.cpp's ${name} has no scale of an NVFP4 tensor there`
+  return formats[format].tensorScale && unscaled.includes(weight)
+    ? `llama.cpp's ${name} has no scale beside a tensor in ${format} there`
     : undefined
 }
 
@@ -148,8 +149,8 @@ export function ggufFile(
     const tensor = blockTensor(() => images.of(parameter), part, place, type)
     blocks.push(tensor)
     bf16Bytes += 2 * sizeOf(part.shape)
-    if (type !== 'nvfp4') return [tensor]
-    const amax = input?.format === 'nvfp4' ? known.get(linear) : undefined
+    if (!formats[type].tensorScale) return [tensor]
+    const amax = input?.format === type ? known.get(linear) : undefined
     const beside = (suffix: string) => place.name.replace(/weight$/, suffix)
     return [
       tensor,
