@@ -2,6 +2,8 @@
 # Makes the text of the lab log's longer runs, about 60 MB of English, in the folder given: presidents' speeches and Moby-Dick from the npm packages
 # that halfbyte brings, Webster's dictionary of 1913 (GCIDE) and Perl's manuals from Debian's packages. Needs apt and dpkg-deb.
 set -euo pipefail
+# The order of files is the same everywhere.
+export LC_ALL=C
 to=$(mkdir -p "${1:?usage: lab/corpus.sh FOLDER}" && cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
