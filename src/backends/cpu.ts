@@ -2,6 +2,7 @@ import koffi from 'koffi'
 import type { Arguments, Backend, Memory } from '../tensor/backend.ts'
 import { bind } from '../tensor/bind.ts'
 import { slotsOf, symbolOf } from '../tensor/contracts.ts'
+import type { Activation } from '../tensor/dtype.ts'
 import type { Args, Bindings, Kernel } from '../tensor/kernel.ts'
 import { ArgumentBlock } from '../tensor/pack.ts'
 import { UnavailableError } from './errors.ts'
@@ -9,10 +10,14 @@ import type { Level } from './levels.ts'
 
 interface Loaded {
   readonly block: ArgumentBlock
-  readonly call: { f32: (slots: BigUint64Array) => void; bf16: (slots: BigUint64Array) => void }
+  /** Return the bytes that they could not have, 0 where they are done. */
+  readonly call: Readonly<Record<Activation, (slots: BigUint64Array) => number | bigint>>
 }
 
-/** The C++ kernels of a built library (native.ts), run on a pool of `threads` threads of the whole process. */
+/**
+ * The C++ kernels of a built library (native.ts), run on a pool of `threads` threads of the whole process.
+ * @throws UnavailableError if the system does not start so many.
+ */
 export function cpuBackend(library: string, level: Level, threads: number): Backend {
   const lib = koffi.load(library)
   const allocate = lib.func('void* halfbyte_alloc(int64_t bytes)')
@@ -20,14 +25,15 @@ export function cpuBackend(library: string, level: Level, threads: number): Back
   const copyIn = lib.func('void halfbyte_copy(void* to, const void* from, int64_t bytes)')
   const copyOut = lib.func('halfbyte_copy', 'void', [koffi.out('void*'), 'const void*', 'int64_t'])
   const setZero = lib.func('void halfbyte_zero(void* to, int64_t bytes)')
-  lib.func('void halfbyte_threads(int32_t threads)')(threads)
+  const started: number = lib.func('int32_t halfbyte_threads(int32_t threads)')(threads)
+  if (started < threads) throw new UnavailableError(`${threads} threads wanted, the system started ${started}`)
 
   const loaded = new Map<Kernel, Loaded>()
   const load = (kernel: Kernel): Loaded => {
-    const find = (act: 'f32' | 'bf16') => {
+    const find = (act: Activation) => {
       const symbol = symbolOf(kernel, act)
       try {
-        return lib.func(`void ${symbol}(void* args)`)
+        return lib.func(`int64_t ${symbol}(void* args)`)
       } catch {
         throw new Error(`the cpu backend has no kernel ${symbol}`)
       }
@@ -78,12 +84,11 @@ export function cpuBackend(library: string, level: Level, threads: number): Back
       const { dims, act } = bind(contract, given)
       const { block, call } = loaded.get(contract) ?? load(contract)
       const slots = block.fill(given, dims)
-      if (!this.profiler) call[act](slots)
-      else {
-        const start = process.hrtime.bigint()
-        call[act](slots)
-        this.profiler(contract, Number(process.hrtime.bigint() - start) / 1e9, dims, given)
-      }
+      const start = this.profiler && process.hrtime.bigint()
+      const missing = call[act](slots)
+      if (missing !== 0)
+        throw new UnavailableError(`out of memory: ${kernel.name} wanted ${missing} bytes, ${usage.bytes} in use`)
+      this.profiler?.(contract, Number(process.hrtime.bigint() - start!) / 1e9, dims, given)
     },
     close() {
       for (const kernel of loaded.keys()) loaded.delete(kernel)

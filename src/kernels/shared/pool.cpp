@@ -7,8 +7,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
-#include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 #if defined(__linux__)
@@ -30,16 +30,23 @@ struct Pool {
   std::atomic<int> sleeping{0};
   std::atomic<bool> stopping{false};
   // Tasks that nobody has taken. While it is not 0, and until `done` reaches `tasks`, the job stays as it is; so whoever lowers it by one
-  // may read `tasks` and `body` afterwards, however long ago it looked.
+  // may read `tasks`, `run` and `body` afterwards, however long ago it looked.
   std::atomic<int64_t> left{0};
   std::atomic<int64_t> done{0};
+  // What a task of the job could not have.
+  std::atomic<int64_t> missing{0};
   int64_t tasks = 0;
-  const std::function<void(int64_t)>* body = nullptr;
+  void (*run)(const void*, int64_t) = nullptr;
+  const void* body = nullptr;
 
   void take() {
     for (int64_t seen = left.load(std::memory_order_acquire); seen > 0;) {
       if (!left.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-      (*body)(tasks - seen);
+      try {
+        run(body, tasks - seen);
+      } catch (const OutOfMemory& wanted) {
+        missing.store(wanted.bytes, std::memory_order_relaxed);
+      }
       done.fetch_add(1, std::memory_order_release);
       seen = left.load(std::memory_order_acquire);
     }
@@ -49,10 +56,12 @@ struct Pool {
 
   void work();
 
-  void post(const std::function<void(int64_t)>& job, int64_t count) {
+  void post(int64_t count, void (*job)(const void*, int64_t), const void* of) {
     tasks = count;
-    body = &job;
+    run = job;
+    body = of;
     done.store(0, std::memory_order_relaxed);
+    missing.store(0, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(mutex);
       left.store(count, std::memory_order_release);
@@ -67,10 +76,17 @@ struct Pool {
     }
   }
 
-  void resize(int threads) {
+  // Returns how many there are then: fewer where the system starts no more.
+  int resize(int threads) {
     stop();
-    for (int i = 1; i < threads; i++) workers.emplace_back([this] { work(); });
+    try {
+      for (int i = 1; i < threads; i++) workers.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+    }
+    return threads_now();
   }
+
+  int threads_now() const { return (int)workers.size() + 1; }
 
   void stop() {
     {
@@ -109,6 +125,7 @@ void Pool::work() {
 struct Region {
   void* data = nullptr;
   int64_t bytes = 0;
+  ~Region() { free(data); }
 };
 thread_local Region regions[8];
 
@@ -124,20 +141,21 @@ void* aligned(int64_t bytes) {
 
 }  // namespace
 
-void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) {
+void run_on_pool(int64_t tasks, void (*run)(const void*, int64_t), const void* body) {
   Pool& p = pool();
   if (inside || p.workers.empty() || tasks <= 1) {
-    for (int64_t task = 0; task < tasks; task++) body(task);
+    for (int64_t task = 0; task < tasks; task++) run(body, task);
     return;
   }
-  p.post(body, tasks);
+  p.post(tasks, run, body);
   inside = true;
   p.take();
   inside = false;
   p.finish();
+  if (const int64_t bytes = p.missing.load(std::memory_order_relaxed)) throw OutOfMemory{bytes};
 }
 
-int thread_count() { return (int)pool().workers.size() + 1; }
+int thread_count() { return pool().threads_now(); }
 
 void* scratch(int slot, int64_t bytes) {
   Region& region = regions[slot];
@@ -147,11 +165,15 @@ void* scratch(int slot, int64_t bytes) {
     // A large page even for less: products spend less time on finding the pages of their panels.
     if (region.bytes > (1 << 16) && region.bytes < (1 << 21)) region.bytes = 1 << 21;
     region.data = aligned(region.bytes);
+    if (!region.data) {
+      region.bytes = 0;
+      throw OutOfMemory{bytes};
+    }
   }
   return region.data;
 }
 
-extern "C" void halfbyte_threads(int32_t threads) { pool().resize(threads); }
+extern "C" int32_t halfbyte_threads(int32_t threads) { return pool().resize(threads); }
 extern "C" void* halfbyte_alloc(int64_t bytes) { return aligned(bytes); }
 extern "C" void halfbyte_free(void* data) { free(data); }
 extern "C" void halfbyte_copy(void* to, const void* from, int64_t bytes) { memmove(to, from, (size_t)bytes); }
