@@ -22,7 +22,7 @@ import { packs } from './pack/pack.ts'
 import { quantizeKernels } from './quantize/quantize.ts'
 import { rmsNorm, rmsNormBackward } from './rms_norm/rms_norm.ts'
 import { rope } from './rope/rope.ts'
-import { hadamardSigns, rotate } from './rotate/rotate.ts'
+import { rotate } from './rotate/rotate.ts'
 import { squaredRelu, squaredReluBackward } from './squared_relu/squared_relu.ts'
 import { ssd, ssdBackward } from './ssd/ssd.ts'
 import { ssdStep } from './ssd_step/ssd_step.ts'
@@ -35,7 +35,6 @@ export const kernels: readonly Kernel[] = [
   amaxBoth,
   amaxLines,
   rotate,
-  hadamardSigns,
   ...quantizeKernels,
   ...Object.values(dequantize),
   ...Object.values(packs),

@@ -1,6 +1,5 @@
-// rotate and hadamard_signs of rotate.ts.
+// rotate.ts.
 #include "panel_cpu.h"
-#include "philox.h"
 
 template <class Act> static void rotate(const rotate_args<Act>& a) {
   const Rotation rotation(a.hadamard, a.signs);
@@ -24,9 +23,3 @@ template <class Act> static void rotate(const rotate_args<Act>& a) {
   });
 }
 EXPORT_ACT(rotate)
-
-static void run_hadamard_signs(const hadamard_signs_args& a) {
-  const Random<One> random = philox<One>(0xffffffffu, 0xffffffffu, a.stream, a.random[2], a.random[0], a.random[1]);
-  for (int i = 0; i < 4; i++) a.signs[i] = random.word[i];
-}
-EXPORT(hadamard_signs)

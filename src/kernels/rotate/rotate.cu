@@ -1,5 +1,4 @@
-// rotate and hadamard_signs of rotate.ts.
-#include "philox.h"
+// rotate.ts.
 #include "piece_cuda.h"
 
 template <class Act> __device__ void rotate(const rotate_args<Act>& a) {
@@ -16,10 +15,3 @@ template <class Act> __device__ void rotate(const rotate_args<Act>& a) {
   }
 }
 EXPORT_CUDA_ACT(rotate)
-
-__device__ void run_hadamard_signs(const hadamard_signs_args& a) {
-  if (blockIdx.x != 0 || threadIdx.x != 0) return;
-  const Random<One> random = philox<One>(0xffffffffu, 0xffffffffu, a.stream, a.random[2], a.random[0], a.random[1]);
-  for (int i = 0; i < 4; i++) a.signs[i] = random.word[i];
-}
-EXPORT_CUDA(hadamard_signs)

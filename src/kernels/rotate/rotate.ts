@@ -1,5 +1,5 @@
-import { rotate as rotateRows, signWords, transpose } from '../../formats/hadamard.ts'
-import { defineKernel, i32, input, output, u32 } from '../../tensor/kernel.ts'
+import { rotate as rotateRows, transpose } from '../../formats/hadamard.ts'
+import { defineKernel, i32, input, output } from '../../tensor/kernel.ts'
 
 /**
  * Random Hadamard transform of x in groups of `hadamard` consecutive columns of a row, or rows of a column if `columns` is 1, in the
@@ -23,22 +23,5 @@ export const rotate = defineKernel({
     { dims: { rows: 3, cols: 128, sign_words: 4 }, scalars: { hadamard, columns: 0 } },
     { dims: { rows: 128, cols: 37, sign_words: 4 }, scalars: { hadamard, columns: 1 } },
   ]),
-  tolerance: 0,
-})
-
-/**
- * Four words of fresh signs, a bit set for minus: Philox(key = seed; counter = (2^32 - 1, 2^32 - 1, stream, step)), with `random` = [seed low, seed
- * high, step]. A transform of size n takes the first n bits; both operands of a GEMM take the same stream.
- */
-export const hadamardSigns = defineKernel({
-  name: 'hadamard_signs',
-  args: { signs: output('u32', 4), random: input('u32', 3), stream: u32 },
-  reference({ signs, random, stream }) {
-    signs.set(signWords('fresh', random, stream))
-  },
-  cases: [
-    { dims: {}, scalars: { stream: 5 }, inputs: () => ({ random: Uint32Array.of(1, 2, 3) }) },
-    { dims: {}, scalars: { stream: 0xfffffff0 }, inputs: () => ({ random: Uint32Array.of(0xffffffff, 7, 0) }) },
-  ],
   tolerance: 0,
 })
