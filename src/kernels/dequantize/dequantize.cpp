@@ -38,11 +38,6 @@ template <class E, class A, class Scale> static void dequantize(const A& a, int6
   });
 }
 
-static float power_of(uint8_t code) {
-  if (code == 255) return float_of(0x7fc00000u);
-  return float_of(code == 0 ? 0x400000u : (uint32_t)code << 23);
-}
-
 static void run_dequantize_nvfp4(const dequantize_nvfp4_args& a) {
   static const Table<E4M3> scales;
   const float inverse = 1.0f / a.bound;
@@ -55,12 +50,12 @@ static void run_dequantize_nvfp4(const dequantize_nvfp4_args& a) {
 EXPORT(dequantize_nvfp4)
 
 static void run_dequantize_mxfp4(const dequantize_mxfp4_args& a) {
-  dequantize<E2M1>(a, 32, [&](int64_t r, int64_t block) { return power_of(a.scales[r * (a.cols / 32) + block]); });
+  dequantize<E2M1>(a, 32, [&](int64_t r, int64_t block) { return ue8m0_value(a.scales[r * (a.cols / 32) + block]); });
 }
 EXPORT(dequantize_mxfp4)
 
 static void run_dequantize_mxfp8(const dequantize_mxfp8_args& a) {
-  dequantize<E4M3>(a, 32, [&](int64_t r, int64_t block) { return power_of(a.scales[r * (a.cols / 32) + block]); });
+  dequantize<E4M3>(a, 32, [&](int64_t r, int64_t block) { return ue8m0_value(a.scales[r * (a.cols / 32) + block]); });
 }
 EXPORT(dequantize_mxfp8)
 

@@ -19,11 +19,6 @@ template <class E, class A, class Scale> __device__ void dequantize(const A& a, 
   }
 }
 
-__device__ inline float power_of(uint32_t code) {
-  if (code == 255) return float_of(0x7fc00000u);
-  return float_of(code == 0 ? 0x400000u : code << 23);
-}
-
 __device__ void run_dequantize_nvfp4(const dequantize_nvfp4_args& a) {
   const float inverse = 1.0f / a.bound;
   const int64_t across = a.cols / 16;
@@ -35,12 +30,12 @@ __device__ void run_dequantize_nvfp4(const dequantize_nvfp4_args& a) {
 EXPORT_CUDA(dequantize_nvfp4)
 
 __device__ void run_dequantize_mxfp4(const dequantize_mxfp4_args& a) {
-  dequantize<E2M1>(a, 32, [&](int64_t r, int64_t block) { return power_of(a.scales[r * (a.cols / 32) + block]); });
+  dequantize<E2M1>(a, 32, [&](int64_t r, int64_t block) { return ue8m0_value(a.scales[r * (a.cols / 32) + block]); });
 }
 EXPORT_CUDA(dequantize_mxfp4)
 
 __device__ void run_dequantize_mxfp8(const dequantize_mxfp8_args& a) {
-  dequantize<E4M3>(a, 32, [&](int64_t r, int64_t block) { return power_of(a.scales[r * (a.cols / 32) + block]); });
+  dequantize<E4M3>(a, 32, [&](int64_t r, int64_t block) { return ue8m0_value(a.scales[r * (a.cols / 32) + block]); });
 }
 EXPORT_CUDA(dequantize_mxfp8)
 

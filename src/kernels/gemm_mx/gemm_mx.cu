@@ -3,10 +3,10 @@
 
 template <class E> __device__ void expand(const uint8_t* codes, const uint8_t* scales, void* to, int64_t rows, int64_t blocks) {
   if (E::bits == 4) {
-    expand_sixteens(codes, static_cast<bf16*>(to), rows * blocks * 2, [=](int64_t group) { return power_of_two(scales[group / 2]); });
+    expand_sixteens(codes, static_cast<bf16*>(to), rows * blocks * 2, [=](int64_t group) { return ue8m0_value(scales[group / 2]); });
     return;
   }
-  const auto scale = [=](int64_t row, int64_t column) { return power_of_two(scales[row * blocks + column / 32]); };
+  const auto scale = [=](int64_t row, int64_t column) { return ue8m0_value(scales[row * blocks + column / 32]); };
   expand_codes<E, bf16>(codes, to, rows, 32 * blocks, scale);
 }
 template <class E, class A> __device__ void expand_a(const A& g, void* workspace) {

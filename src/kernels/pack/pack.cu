@@ -27,6 +27,6 @@ __device__ void run_pack_nvfp4(const pack_nvfp4_args& a) {
 }
 EXPORT_CUDA(pack_nvfp4)
 __device__ void run_pack_mxfp4(const pack_mxfp4_args& a) {
-  pack(a, 4, [](uint8_t code) { return power_of_two(code); });
+  pack(a, 4, [](uint8_t code) { return ue8m0_value(code); });
 }
 EXPORT_CUDA(pack_mxfp4)

@@ -1,6 +1,7 @@
 // What the products of this library share: reading operands, and the last step, which writes a tile of C.
 #pragma once
 #include "cpu.h"
+#include "quantize.h"
 
 // C as the contracts give it, f32 or bf16.
 struct Output {
@@ -27,21 +28,6 @@ struct Output {
 inline void prefetch_tile(const float* c, int64_t stride, int64_t rows, int64_t columns) {
   for (int64_t r = 0; r < rows; r++)
     for (int64_t j = 0; j < columns; j += 16) __builtin_prefetch(c + r * stride + j);
-}
-
-// E4M3, 1-4-3 bits with bias 7; 0x7F and 0xFF are NaN.
-inline float e4m3_value(uint8_t code) {
-  const uint32_t exponent = (code >> 3) & 15, mantissa = code & 7;
-  float magnitude = (float)mantissa * 0x1p-9f;
-  if (exponent != 0) magnitude = float_of((exponent + 120) << 23 | mantissa << 20);
-  if ((code & 0x7f) == 0x7f) magnitude = float_of(0x7fc00000u);
-  return code & 0x80 ? -magnitude : magnitude;
-}
-
-// UE8M0, 2^(code - 127); 0xFF is NaN.
-inline float ue8m0_value(uint8_t code) {
-  if (code == 0xff) return float_of(0x7fc00000u);
-  return code == 0 ? 0x1p-127f : float_of((uint32_t)code << 23);
 }
 
 // Twice the value of an E2M1 code: an integer from -12 to 12.

@@ -36,11 +36,6 @@ __device__ void finish_product(void* c, bool is_bf16, bool accumulate, const flo
   }
 }
 
-__device__ inline float power_of_two(uint32_t code) {
-  if (code == 255) return float_of(0x7fc00000u);
-  return float_of(code == 0 ? 0x400000u : code << 23);
-}
-
 // Element `at` of packed codes.
 template <class E> __device__ float code_value(const uint8_t* codes, int64_t at) {
   if (E::bits == 8) return decode<One, E>(codes[at]);

@@ -13,7 +13,7 @@
 // Elements of a block are `words` words of 8 nibbles.
 struct Nvfp4 {
   static constexpr int words = 2;
-  static float scale(uint8_t code) { return e4m3_value(code); }
+  static float scale(uint8_t code) { return decode<One, E4M3>(code); }
   static vec scales(word_vec codes) { return e4m3_values(codes); }
 };
 struct Mxfp4 {

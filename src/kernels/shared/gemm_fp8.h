@@ -4,7 +4,7 @@
 
 struct ReadE4m3 {
   using Element = uint8_t;
-  static float one(const uint8_t* p) { return e4m3_value(*p); }
+  static float one(const uint8_t* p) { return decode<One, E4M3>(*p); }
   static vec many(const uint8_t* p) {
     typedef uint8_t byte_vec __attribute__((vector_size(vec_lanes)));
     byte_vec codes;

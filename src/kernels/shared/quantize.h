@@ -66,6 +66,12 @@ template <class L, class E> SHARED typename L::Real decode(typename L::Word code
   return L::of_bits(L::select(L::equal(code & 0x7fu, L::word(E::nan)), L::word(0x7fc00000u), value));
 }
 
+// UE8M0: 2^(code - 127), NaN for 255.
+SHARED float ue8m0_value(uint32_t code) {
+  if (code == 255) return float_of(0x7fc00000u);
+  return float_of(code == 0 ? 0x400000u : code << 23);
+}
+
 // |x| as bits, which order as the magnitudes do; NaN counts as 0.
 template <class L> SHARED typename L::Word magnitude(typename L::Real x) {
   const typename L::Word a = L::bits(x) & 0x7fffffffu;

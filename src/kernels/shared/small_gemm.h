@@ -1,16 +1,16 @@
-// A product of small matrices inside one task, for kernels that are made of such products (attention, state-space scan).
+// A product of small matrices inside one task, of which attention is made.
 //
 //   c[i, j] = alpha * sum over l of A(i, l) * B(l, j), or added to c          A(i, l) = a[i * a_row + l * a_column]
 //   FP32 sums over l in order                                               B(l, j) = b[l * b_row + j * b_column]
 //
-// Strides are in elements, so that every transposition is a choice of strides; a, b and c may be float or bf16. Packing needs one of
+// Strides are in elements, so that every transposition is a choice of strides; a and b may be float or bf16. Packing needs one of
 // the two strides of an operand to be 1 to be fast. Single-threaded; uses scratch slots 6 and 7 of the calling thread.
 #pragma once
 #include "gemm_panel.h"
 
-template <class A, class B, class C>
+template <class A, class B>
 inline void small_gemm(int64_t m, int64_t n, int64_t k, float alpha, const A* a, int64_t a_row, int64_t a_column, const B* b,
-                       int64_t b_row, int64_t b_column, C* c, int64_t c_row, bool accumulate) {
+                       int64_t b_row, int64_t b_column, float* c, int64_t c_row, bool accumulate) {
   constexpr int64_t most_rows = 16 * tile_rows;
   const int64_t a_stride = panel_stride(tile_rows, k), panels = ceil_div(n, tile_columns);
   const int64_t b_stride = panel_stride(tile_columns, k);
@@ -34,19 +34,17 @@ inline void small_gemm(int64_t m, int64_t n, int64_t k, float alpha, const A* a,
       for (int64_t i = top; i < bottom; i += tile_rows) {
         const int64_t rows = bottom - i < tile_rows ? bottom - i : tile_rows;
         const float* a_panel = a_panels + (i - top) / tile_rows * a_stride;
-        C* to = c + i * c_row + first;
-        if constexpr (sizeof(C) == sizeof(float)) {
-          if (columns == tile_columns) {
-            tiles.of_rows[rows](k, alpha, a_panel, b_panel, to, c_row, accumulate, {b_panel, 0});
-            continue;
-          }
+        float* to = c + i * c_row + first;
+        if (columns == tile_columns) {
+          tiles.of_rows[rows](k, alpha, a_panel, b_panel, to, c_row, accumulate, {b_panel, 0});
+          continue;
         }
         alignas(64) float buffer[tile_rows * tile_columns];
         tiles.of_rows[rows](k, alpha, a_panel, b_panel, buffer, tile_columns, false, {b_panel, 0});
         for (int64_t r = 0; r < rows; r++)
           for (int64_t j = 0; j < columns; j++) {
             const float y = buffer[r * tile_columns + j];
-            store(to + r * c_row + j, accumulate ? load(to + r * c_row + j) + y : y);
+            to[r * c_row + j] = accumulate ? to[r * c_row + j] + y : y;
           }
       }
     }

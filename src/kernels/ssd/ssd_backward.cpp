@@ -224,8 +224,8 @@ template <class Act> struct Backward {
       memset(K, 0, q * padded(q) * 4);
       for (int64_t h = 0; h < task.heads; h++)
         head(chunk, number + 1 < s.chunks, state(h, number), dstates + h * state_size, task.first_head + h, sums[h]);
-      multiply_lower(q, N, K, B, dC, true);
-      multiply_lower_transposed(q, N, K, C, dB, true);
+      multiply_lower(q, N, K, B, dC);
+      multiply_lower_transposed(q, N, K, C, dB);
       for (int64_t i = 0; i < q; i++) {
         memcpy(partial + (chunk.begin + i) * 2 * N, dB + i * padded(N), N * 4);
         memcpy(partial + (chunk.begin + i) * 2 * N + N, dC + i * padded(N), N * 4);

@@ -120,19 +120,19 @@ inline void lower_product(int64_t q, int64_t k, const float* a, const float* b, 
   }
 }
 
-// c[q, n] (+)= t b, with t lower triangular: zero above the diagonal in the blocks that it cuts, anything in those above.
-inline void multiply_lower(int64_t q, int64_t n, const float* t, const float* b, float* c, bool accumulate) {
+// c[q, n] += t b, with t lower triangular: zero above the diagonal in the blocks that it cuts, anything in those above.
+inline void multiply_lower(int64_t q, int64_t n, const float* t, const float* b, float* c) {
   for (int64_t i = 0; i < q; i += block_rows) {
     const int64_t rows = std::min(block_rows, q - i);
-    product(rows, n, i + rows, t + i * padded(q), padded(q), 1, b, padded(n), c + i * padded(n), padded(n), accumulate);
+    product(rows, n, i + rows, t + i * padded(q), padded(q), 1, b, padded(n), c + i * padded(n), padded(n), true);
   }
 }
 
-// c[q, n] (+)= t^T b.
-inline void multiply_lower_transposed(int64_t q, int64_t n, const float* t, const float* b, float* c, bool accumulate) {
+// c[q, n] += t^T b.
+inline void multiply_lower_transposed(int64_t q, int64_t n, const float* t, const float* b, float* c) {
   for (int64_t i = 0; i < q; i += block_rows) {
     const int64_t rows = std::min(block_rows, q - i);
-    product(rows, n, q - i, t + i * padded(q) + i, 1, padded(q), b + i * padded(n), padded(n), c + i * padded(n), padded(n), accumulate);
+    product(rows, n, q - i, t + i * padded(q) + i, 1, padded(q), b + i * padded(n), padded(n), c + i * padded(n), padded(n), true);
   }
 }
 
