@@ -9,7 +9,7 @@ import { type Allocate, dequantizeImage, type Image } from './image.ts'
 import type { Panels } from './panels.ts'
 
 /** A matrix of floats as an operand: [rows, contraction], or [contraction, rows] if `transposed`; `round`: to BF16 first. */
-export interface Plain {
+interface Plain {
   readonly tensor: Tensor
   readonly transposed: boolean
   readonly round: boolean
@@ -17,8 +17,6 @@ export interface Plain {
 
 /** An operand of a product, as rows along the contraction; an image that is the second may come with its panels. */
 export type Source = { readonly image: Image; readonly panels?: Panels } | Plain
-
-export type { Allocate }
 
 type ImageProduct = (
   backend: Backend,
@@ -42,12 +40,7 @@ const coded = (c: Tensor, a: Image, b: Image, accumulate: 0 | 1) => ({
 const imageProducts: Readonly<Record<FormatName, ImageProduct>> = {
   nvfp4: (backend, c, a, b, accumulate, packed) =>
     backend.run(gemmNvfp4, {
-      c,
-      a_codes: a.codes,
-      a_scales: a.scales,
-      b_codes: b.codes,
-      b_scales: b.scales,
-      accumulate,
+      ...coded(c, a, b, accumulate),
       a_amax: a.amax,
       b_amax: b.amax,
       b_packed: packed,
