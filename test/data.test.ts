@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { openCorpus } from '../src/data/corpus.ts'
 import { holdOut } from '../src/data/document.ts'
 import { fileDocuments, invalidUtf8 } from '../src/data/files.ts'
 import { mixtureOf } from '../src/data/mixture.ts'
+import { expandPaths } from '../src/data/paths.ts'
 import { permuted } from '../src/data/permutation.ts'
 import { type Batch, bitsPerByte, Sampler, type SamplerOptions, Validation, windowsOf } from '../src/data/sampler.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
@@ -113,9 +114,31 @@ describe("the user's files", () => {
       file('c.jsonl', '{"text":"x"\n'),
       'FOLDER/c.jsonl, line 1: found text that is not JSON, wanted {"text": "..."}',
     )
-    refuses(file('d.jsonl', 'null\n'), 'FOLDER/d.jsonl, line 1: found object, wanted {"text": "..."}')
+    refuses(file('d.jsonl', 'null\n'), 'FOLDER/d.jsonl, line 1: found null, wanted {"text": "..."}')
+    refuses(file('e.jsonl', '["x"]\n'), 'FOLDER/e.jsonl, line 1: found a list, wanted {"text": "..."}')
+    refuses('/dev/null', 'data.files: /dev/null is a device or pipe, wanted a file')
     mkdirSync(join(folder, 'bare'))
     refuses(join(folder, 'bare'), 'data.files: folder FOLDER/bare has no .txt or .jsonl file')
+  })
+
+  it('are named by the key of the config that names them', () => {
+    const good = file('good.txt', 'text '.repeat(100))
+    const none = join(folder, 'none.txt')
+    const said = (key: string) => says(`${key}: FOLDER/none.txt does not exist (looked from HERE)`)
+    assert.throws(() => openCorpus(none, 'bytes'), said('data.files'))
+    assert.throws(() => openCorpus(good, 'bytes', { validation: none }), said('data.validation'))
+    const blend = [{ files: good }, { files: none }]
+    assert.throws(() => openCorpus('embedded', 'bytes', { blend }), said('data.blend.1.files'))
+  })
+
+  it('are found once where a link leads back, and links to nowhere matter only where a text is wanted', () => {
+    const text = file('linked/a.txt', 'a')
+    symlinkSync('.', join(folder, 'linked', 'self'))
+    symlinkSync('nowhere', join(folder, 'linked', '.#lock'))
+    assert.deepEqual(expandPaths(join(folder, 'linked'), ['.txt']), [text])
+    assert.deepEqual(expandPaths(join(folder, 'linked', '**', '*.txt'), ['.txt']), [text])
+    symlinkSync('nowhere', join(folder, 'linked', 'b.txt'))
+    assert.throws(() => expandPaths(join(folder, 'linked'), ['.txt']), /ENOENT.*b\.txt/)
   })
 
   it('are UTF-8 exactly where a decoder says so', () => {

@@ -18,7 +18,18 @@ const systemErrors: Readonly<Record<string, string>> = {
   EISDIR: 'this is a directory, a file is wanted',
   EMFILE: 'too many files are open',
   ENAMETOOLONG: 'the name is too long',
+  ELOOP: 'its links lead back to themselves',
+  EIO: 'the device cannot be read or written',
+  EBUSY: 'it is in use',
 }
+
+/** Escapes that would end the line or disturb a terminal; what the compiler says may have lines of its own. */
+const printable = (text: string): string =>
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is meant
+  text.replace(
+    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g,
+    char => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`,
+  )
 
 /**
  * Errors that carry `exitCode` (UserError, and what backends throw for a missing compiler) are the user's to mend, as are the
@@ -26,9 +37,12 @@ const systemErrors: Readonly<Record<string, string>> = {
  */
 export function describeFailure(error: unknown): Failure {
   if (!(error instanceof Error)) return { message: String(error), exitCode: 1, unexpected: true }
-  const { exitCode, code, path } = error as Error & { exitCode?: unknown; code?: unknown; path?: unknown }
+  const { exitCode, code, path, syscall } = error as Error &
+    Partial<Record<keyof NodeJS.ErrnoException | 'exitCode', unknown>>
   if (exitCode === 1 || exitCode === 2) return { message: error.message, exitCode, unexpected: false }
-  const meaning = typeof code === 'string' ? systemErrors[code] : undefined
+  const isOfSystem = typeof code === 'string' && typeof syscall === 'string'
+  const said = isOfSystem ? error.message.replace(/^\w+: |, .*$/g, '') : undefined
+  const meaning = typeof code === 'string' ? (systemErrors[code] ?? said) : undefined
   if (meaning) {
     const place = typeof path === 'string' ? `${path}: ` : ''
     return { message: `${place}${meaning} (${code})`, exitCode: 1, unexpected: false }
@@ -40,9 +54,9 @@ export function describeFailure(error: unknown): Failure {
 export function failureLines(error: unknown, trace: boolean): string[] {
   const { message, unexpected } = describeFailure(error)
   const stack = trace && error instanceof Error && error.stack ? error.stack.split('\n').slice(1) : []
-  if (!unexpected) return [`halfbyte: ${message}`, ...stack]
+  if (!unexpected) return [`halfbyte: ${printable(message)}`, ...stack]
   const advice = trace
     ? []
     : ['(a defect of halfbyte: please report it with the output of HALFBYTE_DEBUG=1 and `halfbyte doctor`)']
-  return [`halfbyte: unexpected error: ${message.split('\n')[0]}`, ...advice, ...stack]
+  return [`halfbyte: unexpected error: ${printable(message.split('\n')[0]!)}`, ...advice, ...stack]
 }

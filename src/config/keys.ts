@@ -48,7 +48,7 @@ const last = (key: string): string => key.slice(key.lastIndexOf('.') + 1)
 
 /** The keys of an entry of the list that `key` lies in, such as `rules.0.use`; undefined elsewhere. */
 function entryKeys(key: string): string[] | undefined {
-  const [, list] = /^(\w+)\.\d+\.[^.]+$/.exec(key) ?? []
+  const [, list] = /^([\w.]+?)\.\d+\.[^.]+$/.exec(key) ?? []
   const schema = list === undefined ? undefined : schemaAt(list)
   const { element } = (schema ? bare(schema)._zod.def : {}) as { element?: Schema }
   const shape = element && shapeOf(element)

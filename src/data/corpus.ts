@@ -63,9 +63,9 @@ function pack(documents: readonly Document[], tokenizer: Tokenizer): TokenStream
 }
 
 /** The folder's shards if `halfbyte tokenize` made it, else what the name names. */
-function filesOf(name: string, tokenizer: Tokenizer): string[] {
+function filesOf(name: string, tokenizer: Tokenizer, key: string): string[] {
   const manifest = readManifest(name)
-  return manifest ? shardPaths(name, manifest, tokenizer) : expandPaths(name, [...textKinds, shardKind])
+  return manifest ? shardPaths(name, manifest, tokenizer) : expandPaths(name, [...textKinds, shardKind], key)
 }
 
 const shownFiles = (files: Files): string => (typeof files === 'string' ? files : files.join(', '))
@@ -83,18 +83,17 @@ interface Streams {
   readonly title: string
 }
 
-function openSource(files: Files, tokenizer: Tokenizer, holdsOut: boolean, name?: string): Streams {
+/** @param key of the config that names the files, for messages. */
+function openSource(files: Files, tokenizer: Tokenizer, holdsOut: boolean, key: string, name?: string): Streams {
   const embedded = typeof files === 'string' && Object.hasOwn(known, files) ? known[files] : undefined
   const paths = embedded
     ? []
-    : [...new Set((typeof files === 'string' ? [files] : files).flatMap(name => filesOf(name, tokenizer)))]
+    : [...new Set((typeof files === 'string' ? [files] : files).flatMap(name => filesOf(name, tokenizer, key)))]
   const shards = paths.filter(path => path.endsWith(shardKind))
   if (shards.length > 0) {
     const text = paths.find(path => !path.endsWith(shardKind))
     if (text !== undefined)
-      throw new CorpusError(
-        `data.files: found text (${text}) beside tokens (${shards[0]}), wanted one kind in a source`,
-      )
+      throw new CorpusError(`${key}: found text (${text}) beside tokens (${shards[0]}), wanted one kind in a source`)
     const opened = shards.map(path => openShard(path, tokenizer))
     const streams = holdsOut
       ? holdOutTail(opened, tokenizer.separator)
@@ -125,12 +124,14 @@ export function openCorpus(
 ): OpenedCorpus {
   const tokenizer = openTokenizer(tokenizerName)
   const wanted = blend ?? [{ files, name: undefined }]
-  const streams = wanted.map(({ files, name }) => openSource(files, tokenizer, validation === undefined, name))
+  const streams = wanted.map(({ files, name }, i) =>
+    openSource(files, tokenizer, validation === undefined, blend ? `data.blend.${i}.files` : 'data.files', name),
+  )
   const sources = wanted.map(({ files, name = shownFiles(files) }, i) => ({ name, stream: streams[i]!.training }))
   const heldOut =
     validation === undefined
       ? joinStreams(streams.map(source => source.validation))
-      : openSource(validation, tokenizer, false).training
+      : openSource(validation, tokenizer, false, 'data.validation').training
   const hash = createHash('sha256')
   for (const { stream } of sources) stream.identify(hash)
   heldOut.identify(hash)

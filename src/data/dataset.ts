@@ -44,7 +44,8 @@ export function readManifest(folder: string): Manifest | undefined {
   let manifest: Manifest
   try {
     manifest = JSON.parse(readFileSync(path, 'utf8')) as Manifest
-  } catch {
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw new CorpusError(`${path} cannot be read: ${(error as Error).message}`)
     throw new CorpusError(`${path}: found text that is not JSON, wanted what halfbyte tokenize writes`)
   }
   if (manifest?.format !== 1 || !Array.isArray(manifest.shards))

@@ -26,10 +26,13 @@ function plainText(path: string, bytes: Buffer): Document[] {
   return [{ name: path, text: bytes }]
 }
 
-const keysOf = (value: unknown): string =>
-  typeof value === 'object' && value !== null
-    ? `an object with ${Object.keys(value).join(', ') || 'no keys'}`
-    : typeof value
+function kindOf(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'a list'
+  if (typeof value !== 'object') return typeof value
+  const keys = Object.keys(value)
+  return `an object with ${keys.length > 8 ? `${keys.slice(0, 8).join(', ')} and others` : keys.join(', ') || 'no keys'}`
+}
 
 /**
  * The text of a line of a .jsonl; undefined if the line is blank.
@@ -48,7 +51,7 @@ export function textOfLine(path: string, line: number, source: string, column = 
   const text = (value as Record<string, unknown> | null)?.[column]
   if (typeof text !== 'string')
     throw new CorpusError(
-      `${path}, line ${line}: found ${text === undefined ? keysOf(value) : `"${column}" as ${typeof text}`}, ${wanted}`,
+      `${path}, line ${line}: found ${text === undefined ? kindOf(value) : `"${column}" as ${kindOf(text)}`}, ${wanted}`,
     )
   return text
 }

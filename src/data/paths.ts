@@ -1,15 +1,29 @@
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, realpathSync, statSync } from 'node:fs'
 import { join, sep } from 'node:path'
 import { CorpusError } from './errors.ts'
 
 const byName = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
 
-/** Files under a folder, at any depth, in the order of their names. */
-const filesUnder = (folder: string): string[] =>
-  readdirSync(folder, { recursive: true, encoding: 'utf8' })
-    .map(name => join(folder, name))
-    .filter(path => statSync(path).isFile())
-    .sort(byName)
+/**
+ * Files under a folder whose path is wanted, at any depth, in the order of their names. A link to a folder is followed unless it leads back
+ * to one that it is in.
+ */
+function filesUnder(folder: string, isWanted: (path: string) => boolean): string[] {
+  const found: string[] = []
+  const visit = (place: string, above: readonly string[]): void => {
+    const real = realpathSync(place)
+    if (above.includes(real)) return
+    for (const entry of readdirSync(place, { withFileTypes: true })) {
+      const path = join(place, entry.name)
+      const isLink = entry.isSymbolicLink()
+      const target = isLink && (isWanted(path) || existsSync(path)) ? statSync(path) : entry
+      if (target.isDirectory()) visit(path, [...above, real])
+      else if (target.isFile() && isWanted(path)) found.push(path)
+    }
+  }
+  visit(folder, [])
+  return found.sort(byName)
+}
 
 /** `*` and `?` stay within one folder, `**` crosses folders. */
 function patternOf(glob: string): RegExp {
@@ -27,7 +41,7 @@ function matching(glob: string, what: string): string[] {
   const wild = parts.findIndex(part => /[*?]/.test(part))
   const folder = parts.slice(0, wild).join(sep) || (glob.startsWith(sep) ? sep : '.')
   const pattern = patternOf(parts.join('/'))
-  const found = existsSync(folder) ? filesUnder(folder).filter(path => pattern.test(path.split(sep).join('/'))) : []
+  const found = existsSync(folder) ? filesUnder(folder, path => pattern.test(path.split(sep).join('/'))) : []
   if (found.length === 0) throw new CorpusError(`${what}: no file matches ${glob}`)
   return found
 }
@@ -38,8 +52,10 @@ const listed = (kinds: readonly string[]): string =>
 /** Files named by a path, a folder or a pattern. */
 function expand(name: string, kinds: readonly string[], what: string): string[] {
   if (existsSync(name)) {
-    if (!statSync(name).isDirectory()) return [name]
-    const found = filesUnder(name).filter(path => kinds.some(kind => path.endsWith(kind)))
+    const named = statSync(name)
+    if (named.isFile()) return [name]
+    if (!named.isDirectory()) throw new CorpusError(`${what}: ${name} is a device or pipe, wanted a file`)
+    const found = filesUnder(name, path => kinds.some(kind => path.endsWith(kind)))
     if (found.length === 0) throw new CorpusError(`${what}: folder ${name} has no ${listed(kinds)} file`)
     return found
   }
