@@ -24,12 +24,13 @@ function bf16Blocks(recipe: Recipe, blocks: number, sensitive?: [number, number]
 /** An operand in words: nothing but `row` where it is nvfp4 in 1x16 blocks to nearest. */
 function operandText(operand: Operand): string {
   if (!isQuantized(operand)) return operand
-  const { format, round, square, of, scaleOrder, fourOverSix, headroom, ...rest } = operand
+  const { format, round, square, of, source, scaleOrder, fourOverSix, headroom, ...rest } = operand
   const words = [
     format === 'nvfp4' ? '' : format,
     { nearest: '', stochastic: 'sr', eden: 'eden' }[round],
     square ? 'square' : '',
     of ?? '',
+    source ?? '',
     scaleOrder ?? '',
     fourOverSix ?? '',
     headroom === undefined ? '' : headroom.toFixed(3),
@@ -55,6 +56,7 @@ const products: Readonly<Record<string, string>> = {
   nemotron3: 'row x square | sr x forward | sr x row, 16 fixed',
   quartet2: 'mse x mse | eden x eden forward, 128 fresh | eden x eden forward, 128 fresh',
   'nvfp4-4over6': 'mse x square mse | sr x forward | sr x mse, 16 fixed',
+  'nvfp4-fp32-weights': 'row x square f32 | sr x forward | sr x row, 16 fixed',
   'nvfp4-headroom': 'row x square | sr 0.941 x forward | sr 0.941 x row, 16 fixed',
   'nvfp4-no-rht': 'row x square | sr x forward | sr x row',
   'nvfp4-no-sr': 'row x square | row x forward | row x row, 16 fixed',
