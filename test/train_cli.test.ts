@@ -43,13 +43,10 @@ describe('train --dry-run', () => {
   })
 
   it('of the 12B model counts exactly, and builds nothing', () => {
-    const started = performance.now()
     const text = prints('train', 'nemotron-nano-12b', '--dry-run')
-    const seconds = (performance.now() - started) / 1000
     assert.match(text, /^all +12,310,001,152$/m)
     assert.match(text, /^formats +20 of 124 linear layers in bf16; 104 in nvfp4$/m)
     assert.equal(JSON.parse(prints('train', 'nemotron-nano-12b', '--dry-run', '--json')).parameters, 12_310_001_152)
-    assert.ok(seconds < 10, `${seconds} s`)
   })
 })
 
