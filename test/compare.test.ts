@@ -74,6 +74,9 @@ describe('a comparison', () => {
       'mxfp4',
     ).pairs[0]!
     near(better.extra_tokens!.mean, -0.5)
+    const noisy = (step: number) => 4 - step / 10 + (step % 3) / 2
+    const same = [makeRun({ recipe: 'bf16', loss: noisy }), makeRun({ recipe: 'nvfp4', loss: noisy })]
+    assert.equal(compareDirectories(same, 'bf16').pairs[0]!.extra_tokens!.mean, 0)
   })
 
   it('leaves a run that diverged out of the differences, and says where it did', () => {

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { dequantizeMatrix } from '../src/formats/dequantize.ts'
+import { type FormatName, formats } from '../src/formats/formats.ts'
 import { rotate, signWords, unrotate } from '../src/formats/hadamard.ts'
 import { decode, e2m1, e4m3, encodeStochastic } from '../src/formats/minifloat.ts'
 import { Stream } from '../src/formats/philox.ts'
-import { type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
+import { codeAt, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
 
 const rows = 16
 const cols = 256
@@ -70,6 +71,21 @@ describe('stochastic rounding', () => {
         bias += (y - mean) / step / trials
       }
       assert.ok(Math.abs(bias - 1 / 512) < 1e-4, `${format.name}: ${bias}`)
+    }
+  })
+
+  it('draws for short rows what it draws for rows padded with zeros', () => {
+    const [lines, length, padded] = [8, 20, 32]
+    const wide = new Float32Array(lines * padded)
+    for (let r = 0; r < lines; r++) wide.set(x.subarray(r * length, (r + 1) * length), r * padded)
+    for (const format of Object.keys(formats) as FormatName[]) {
+      const options: QuantizeOptions = { format, round: 'stochastic', random: [1, 2, 3], stream: 4 }
+      const codes = (values: Float32Array, cols: number) => {
+        const image = quantizeMatrix(values, lines, cols, options)
+        const rows = Array.from({ length: lines }, (_, r) => Array.from({ length }, (_, c) => r * cols + c))
+        return rows.flat().map(i => codeAt(image.codes, formats[format].element.bits, i))
+      }
+      assert.deepEqual(codes(x.subarray(0, lines * length), length), codes(wide, padded), format)
     }
   })
 

@@ -34,14 +34,33 @@ describe('a random stream', () => {
 
   it('counts blocks beyond 2^32', () => {
     const words = new Uint32Array(12)
-    new Stream(2 ** 40 + 5, 6, 7, 2 ** 32 - 1).words(words)
+    const random = new Stream(2 ** 40 + 5, 6, 7, 2 ** 32 - 1)
+    random.words(words)
     const block = (low: number, high: number) => [...philox([low, high, 6, 7], [5, 2 ** 8], new Uint32Array(4))]
     assert.deepEqual([...words], [...block(0xffffffff, 0), ...block(0, 1), ...block(1, 1)])
+    assert.equal(random.word(), block(2, 1)[0])
     const later = new Stream(2 ** 40 + 5, 6, 7, 2 ** 32 + 1)
     assert.deepEqual(
       Array.from({ length: 4 }, () => later.word()),
       block(1, 1),
     )
+  })
+})
+
+describe('a whole number below n', () => {
+  it('is as likely as any other, because words beyond the last multiple of n are passed over', () => {
+    const [random, words] = [new Stream(5, 6), new Stream(5, 6)]
+    const n = 2 ** 31 + 1
+    let taken = 0
+    for (let i = 0; i < 20; i++) {
+      let word: number
+      do {
+        word = words.word()
+        taken++
+      } while (word >= n)
+      assert.equal(random.below(n), word)
+    }
+    assert.ok(taken > 20)
   })
 })
 

@@ -7,6 +7,7 @@ import { fromBf16, roundBf16, toBf16 } from '../src/formats/bf16.ts'
 import { signWords } from '../src/formats/hadamard.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { kernels } from '../src/kernels/index.ts'
+import { add } from '../src/ops/add.ts'
 import { gemms, Linear, type LinearState, linear, roles, streamOf } from '../src/ops/linear.ts'
 import { rmsNorm } from '../src/ops/rms_norm.ts'
 import { squaredRelu } from '../src/ops/squared_relu.ts'
@@ -159,6 +160,18 @@ describe('linear', () => {
       const rounded = exact(x.map(roundBf16), w.map(roundBf16), dy.map(roundBf16), shape)
       const bf16 = new Bench(backend, rulesOf(findRecipe('bf16')), w, shape, 'f32').run(x, dy)
       for (const part of ['y', 'dx', 'dw'] as const) assert.ok(distance(bf16[part], rounded[part]) < 1e-6, part)
+    }
+  })
+
+  it('adds to the gradient of an input that something else reads too', () => {
+    const [x, w, dy] = [normals(10 * 32, 1), normals(32 * 32, 2), normals(10 * 32, 3)]
+    const through = (gradient: Float32Array) => exact(x, w, gradient, [32, 32]).dx
+    const outer = through(dy)
+    const want = through(outer).map((value, i) => value + outer[i]!)
+    for (const backend of backends) {
+      const bench = new Bench(backend, rulesOf(findRecipe('fp32')), w, [32, 32], 'f32')
+      const { dx } = bench.run(x, dy, (tape, input) => add(tape, input, linear(tape, bench.layer, input)))
+      assert.ok(distance(dx, want) < 1e-6)
     }
   })
 
