@@ -155,6 +155,39 @@ template <class Test> __device__ bool any_of_64(const int32_t* values, const Tes
   return __any_sync(0xffffffffu, test(values[lane_of()]) || test(values[lane_of() + 32]));
 }
 
+// Products of queries and keys become probabilities. Queries are rows, with lse log2(e) for a lane's two, or where the product is transposed columns.
+template <int N> __device__ void probabilities_by_rows(Sums<N>& s, const float (&lse)[2], float scale_log2) {
+#pragma unroll
+  for (int j = 0; j < s.count; j++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) s.v[j][e] = power_of_2(fmaf(s.v[j][e], scale_log2, -lse[e / 2]));
+}
+template <int N> __device__ void probabilities_by_columns(Sums<N>& s, const float* lses, float scale_log2) {
+#pragma unroll
+  for (int j = 0; j < s.count; j++) {
+    const float2 lse = *reinterpret_cast<const float2*>(lses + col_of(j));
+#pragma unroll
+    for (int e = 0; e < 4; e++) s.v[j][e] = power_of_2(fmaf(s.v[j][e], scale_log2, -log2_e * (e % 2 ? lse.y : lse.x)));
+  }
+}
+// 0 where a query from `begin` on, in columns, does not see a key from `keys` on; `first` are the first keys that they see.
+template <int N> __device__ void hide_by_columns(Sums<N>& s, const int32_t* first, int begin, int keys) {
+#pragma unroll
+  for (int j = 0; j < s.count; j++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      const int query = begin + col_of(j) + e % 2, key = keys + row_of(e / 2);
+      if (key < first[col_of(j) + e % 2] || key > query) s.v[j][e] = 0;
+    }
+}
+// dy v^T becomes p (dy v^T - D).
+template <int N> __device__ void slopes_by_rows(Sums<N>& ds, const Sums<N>& p, const float (&dot)[2]) {
+#pragma unroll
+  for (int j = 0; j < ds.count; j++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) ds.v[j][e] = p.v[j][e] * (ds.v[j][e] - dot[e / 2]);
+}
+
 template <int D> __device__ void attend_keys_bf16(const attention_backward_args<bf16>& a, const float* dots) {
   using Rows = Panels<STEP, D>;
   unsigned char* const memory = block_memory();
@@ -222,21 +255,8 @@ template <int D> __device__ void attend_keys_bf16(const attention_backward_args<
     multiply_rows(ds, v, dy[stage], false);
     commit_products();
     wait_products<1>(s);
-#pragma unroll
-    for (int j = 0; j < s.count; j++) {
-      const float2 lse = *reinterpret_cast<const float2*>(rows.lse + col_of(j));
-#pragma unroll
-      for (int e = 0; e < 4; e++) s.v[j][e] = power_of_2(fmaf(s.v[j][e], at.scale_log2, -log2_e * (e % 2 ? lse.y : lse.x)));
-    }
-    if (partial || begin < keys + 63) {
-#pragma unroll
-      for (int j = 0; j < s.count; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-          const int query = (int)begin + col_of(j) + e % 2, key = (int)keys + row_of(e / 2);
-          if (key < rows.first[col_of(j) + e % 2] || key > query) s.v[j][e] = 0;
-        }
-    }
+    probabilities_by_columns(s, rows.lse, at.scale_log2);
+    if (partial || begin < keys + 63) hide_by_columns(s, rows.first, (int)begin, (int)keys);
     round_sums(left, s);
     fence_registers();
     multiply_columns(dv, left, dy[stage], true);
@@ -309,10 +329,7 @@ template <int D> __device__ void attend_queries_bf16(const attention_backward_ar
     multiply_rows(ds, dy, v[stage], false);
     commit_products();
     wait_products<1>(s);
-#pragma unroll
-    for (int j = 0; j < s.count; j++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) s.v[j][e] = power_of_2(fmaf(s.v[j][e], at.scale_log2, -lse[e / 2]));
+    probabilities_by_rows(s, lse, at.scale_log2);
     if (keys < latest || keys + STEP - 1 > begin) {
 #pragma unroll
       for (int j = 0; j < s.count; j++)
@@ -323,10 +340,7 @@ template <int D> __device__ void attend_queries_bf16(const attention_backward_ar
         }
     }
     wait_products<0>(ds);
-#pragma unroll
-    for (int j = 0; j < s.count; j++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) ds.v[j][e] = s.v[j][e] * (ds.v[j][e] - dot[e / 2]);
+    slopes_by_rows(ds, s, dot);
     Fragments<STEP> left;
     round_sums(left, ds);
     fence_registers();

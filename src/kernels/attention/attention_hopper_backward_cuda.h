@@ -178,21 +178,8 @@ template <int D, int Queries = (D > 64 ? 64 : 128)> __device__ void attend_keys_
         q.release(last);
         dy.release(last_gradients);
       }
-#pragma unroll
-      for (int j = 0; j < s.count; j++) {
-        const float2 lse = *reinterpret_cast<const float2*>(rows.lse + col_of(j));
-#pragma unroll
-        for (int e = 0; e < 4; e++) s.v[j][e] = power_of_2(fmaf(s.v[j][e], at.scale_log2, -log2_e * (e % 2 ? lse.y : lse.x)));
-      }
-      if (rows.latest > keys || begin < keys + 63) {
-#pragma unroll
-        for (int j = 0; j < s.count; j++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            const int query = begin + col_of(j) + e % 2, key = keys + row_of(e / 2);
-            if (key < rows.first[col_of(j) + e % 2] || key > query) s.v[j][e] = 0;
-          }
-      }
+      probabilities_by_columns(s, rows.lse, at.scale_log2);
+      if (rows.latest > keys || begin < keys + 63) hide_by_columns(s, rows.first, begin, keys);
       round_sums(left, s);
       fence_registers();
       multiply_columns(dv, left, dy.at(gradients), true);
@@ -347,10 +334,7 @@ template <int D, int keys = (D > 64 ? 64 : 128)> __device__ void attend_queries_
       // The last block's sums are done too.
       wait_products<1>(s);
       if (started) k.release(block - 1);
-#pragma unroll
-      for (int j = 0; j < s.count; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) s.v[j][e] = power_of_2(fmaf(s.v[j][e], at.scale_log2, -lse[e / 2]));
+      probabilities_by_rows(s, lse, at.scale_log2);
       if (b * keys < tile.latest || b * keys + keys - 1 > begin) {
 #pragma unroll
         for (int j = 0; j < s.count; j++)
@@ -362,10 +346,7 @@ template <int D, int keys = (D > 64 ? 64 : 128)> __device__ void attend_queries_
       }
       wait_products<0>(ds);
       v.release(block);
-#pragma unroll
-      for (int j = 0; j < s.count; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) ds.v[j][e] = s.v[j][e] * (ds.v[j][e] - dot[e / 2]);
+      slopes_by_rows(ds, s, dot);
       round_sums(slopes, ds);
       fence_registers();
       multiply_columns(dq, slopes, k.at(block), true);
