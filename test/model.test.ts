@@ -8,27 +8,9 @@ import type { Recipe } from '../src/recipes/recipe.ts'
 import { findRecipe, recipes } from '../src/recipes/recipes.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import { bothBackends } from './backends.ts'
-import { makeBatch } from './models.ts'
+import { everyBlock, makeBatch } from './models.ts'
 
-const config: ModelConfig = {
-  pattern: 'M*-',
-  hidden: 32,
-  ffn: 64,
-  heads: 4,
-  kv_heads: 2,
-  head_dim: 16,
-  mamba_heads: 8,
-  mamba_head_dim: 8,
-  groups: 2,
-  state: 10,
-  conv: 4,
-  chunk: 8,
-  vocab: 48,
-  rope: false,
-  activations: 'f32',
-  eps: 1e-5,
-  init_std: 0.15,
-}
+const config = everyBlock
 /** Sizes that every recipe can run, MS-EDEN's rotations of 128 included. */
 const wide: ModelConfig = {
   ...config,

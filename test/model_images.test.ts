@@ -13,30 +13,11 @@ import type { Backend } from '../src/tensor/backend.ts'
 import type { Activation } from '../src/tensor/dtype.ts'
 import type { Tensor } from '../src/tensor/tensor.ts'
 import { bothBackends } from './backends.ts'
-import { makeBatch } from './models.ts'
+import { everyBlock, makeBatch } from './models.ts'
 
 /** What a model quantises in a step, against docs/numerics.md, "Which tensor gets what", by the library's own quantiser. */
 
-const config: ModelConfig = {
-  pattern: 'M*--',
-  hidden: 32,
-  ffn: 64,
-  heads: 4,
-  kv_heads: 2,
-  head_dim: 16,
-  mamba_heads: 8,
-  mamba_head_dim: 8,
-  groups: 2,
-  state: 10,
-  conv: 4,
-  chunk: 8,
-  vocab: 48,
-  rope: false,
-  activations: 'f32',
-  eps: 1e-5,
-  init_std: 0.15,
-  bf16_blocks: [0, 1],
-}
+const config: ModelConfig = { ...everyBlock, pattern: 'M*--', bf16_blocks: [0, 1] }
 const [seed, step, microBatch, tokens] = [2 ** 32 + 3, 7, 2, 32]
 const { reference, cpu } = await bothBackends()
 
