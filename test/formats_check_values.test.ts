@@ -113,7 +113,7 @@ describe('check values of docs/numerics.md', () => {
     }
   })
 
-  it('formats and roundings for which NVIDIA has no vectors, as an independent program has them', () => {
+  it('formats and roundings for which NVIDIA has no vectors, as test/oracle/check_values.py has them', () => {
     const drawn = { random: [0x1234, 0x5678, 9], stream: 5 }
     const rows: [QuantizeOptions, string, string][] = [
       [{ format: 'nvfp4', round: 'stochastic', headroom: 16 / 17, ...drawn }, '6963d8e7', '082bf828'],
