@@ -1,6 +1,6 @@
-import { availableParallelism } from 'node:os'
 import { renderTable } from '../src/cli/table.ts'
 import { median } from '../src/compare/statistics.ts'
+import { usableProcessors } from '../src/tensor/processors.ts'
 import { Contestant, tokensOf } from './peers/contestant.ts'
 import type { ModelSpec } from './peers/work.ts'
 import { models } from './peers.ts'
@@ -10,7 +10,7 @@ import { models } from './peers.ts'
  * that its peak of memory is its own. A step has 2048 tokens, or one sequence where that is longer.
  */
 
-const threads = availableParallelism()
+const threads = usableProcessors()
 const shared = { head_dim: 64, vocab: 8192, threads } as const
 const tokens = 2048
 

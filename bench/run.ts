@@ -1,7 +1,8 @@
-import { availableParallelism, cpus } from 'node:os'
+import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { packageRoot } from '../src/backends/open.ts'
 import { type Column, renderTable } from '../src/cli/table.ts'
+import { usableProcessors } from '../src/tensor/processors.ts'
 import { measureData } from './data.ts'
 import { growth } from './growth.ts'
 import { commitOf, type KernelTiming, timeKernels } from './kernels.ts'
@@ -78,7 +79,7 @@ function kernelTable(timings: readonly KernelTiming[]): string {
 const options = {
   only: { type: 'string', default: '' },
   level: { type: 'string' },
-  threads: { type: 'string', default: [...new Set([1, availableParallelism()])].join(',') },
+  threads: { type: 'string', default: [...new Set([1, usableProcessors()])].join(',') },
   seconds: { type: 'string' },
   python: { type: 'string' },
   models: { type: 'string' },

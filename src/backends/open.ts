@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Backend } from '../tensor/backend.ts'
 import type { Kernel } from '../tensor/kernel.ts'
+import { usableProcessors } from '../tensor/processors.ts'
 import { cpuBackend } from './cpu.ts'
 import { openCuda } from './cuda/open.ts'
 import { UnavailableError } from './errors.ts'
@@ -12,7 +12,7 @@ import { buildNative } from './native.ts'
 import { referenceBackend } from './reference.ts'
 
 export interface BackendOptions {
-  /** CPU threads; default: as many as the machine has for this process. */
+  /** CPU threads; default: as many as this process may use of the machine's. */
   threads?: number
   /** Instruction level of the cpu backend; default: the best this processor has. */
   level?: string
@@ -41,7 +41,7 @@ interface Kind {
 export const backends: Readonly<Record<string, Kind>> = {
   reference: { open: () => referenceBackend() },
   cpu: {
-    async open(kernels, { threads = availableParallelism(), level, report = () => {} }) {
+    async open(kernels, { threads = usableProcessors(), level, report = () => {} }) {
       const chosen = chooseLevel(level)
       const root = packageRoot()
       const library = await buildNative(kernels, join(root, 'src', 'kernels'), root, chosen, report)

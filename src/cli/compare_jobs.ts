@@ -1,8 +1,8 @@
 import { type ChildProcess, fork } from 'node:child_process'
-import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { statusOf } from '../compare/runs.ts'
 import { UserError } from '../config/errors.ts'
+import { usableProcessors } from '../tensor/processors.ts'
 import { type Conducted, type ConductOptions, Conductor, labelOf, type PlannedRun } from './compare_arms.ts'
 import type { Job, Reply } from './compare_process.ts'
 
@@ -15,7 +15,7 @@ const processFile = fileURLToPath(new URL('./compare_process.js', import.meta.ur
 
 /** The cores of the machine in equal parts, for runs whose config leaves the number of threads open. */
 const withThreads = (runs: readonly PlannedRun[], jobs: number): PlannedRun[] => {
-  const threads = Math.max(1, Math.floor(availableParallelism() / jobs))
+  const threads = Math.max(1, Math.floor(usableProcessors() / jobs))
   const placed = <T extends { readonly config: PlannedRun['config'] }>(run: T): T => ({
     ...run,
     config: { ...run.config, threads: run.config.threads ?? threads },

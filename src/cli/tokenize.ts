@@ -1,9 +1,9 @@
-import { availableParallelism } from 'node:os'
 import type { Command } from 'commander'
 import { type TokenizeProgress, type TokenizeResult, tokenizeFiles } from '../data/tokenize.ts'
 import { tokenizerForms } from '../data/tokenizers.ts'
 import { inputKinds } from '../data/units.ts'
 import { formatCount } from '../run/quantities.ts'
+import { usableProcessors } from '../tensor/processors.ts'
 import { formatBytes } from './dry_run.ts'
 import { formatDuration } from './live.ts'
 import { wholeNumber } from './session.ts'
@@ -77,12 +77,7 @@ export function register(program: Command): void {
     )
     .option('--column <name>', 'key of .jsonl and column of .parquet that holds the text', 'text')
     .option('--shard-tokens <count>', 'tokens of a shard', wholeNumber(1), 2 ** 26)
-    .option(
-      '--workers <count>',
-      'threads; the result is the same for any number',
-      wholeNumber(1),
-      availableParallelism(),
-    )
+    .option('--workers <count>', 'threads; the result is the same for any number', wholeNumber(1), usableProcessors())
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
