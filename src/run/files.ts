@@ -71,8 +71,9 @@ export function systemReason(error: unknown): string {
 export const isSystemError = (error: unknown): error is NodeJS.ErrnoException =>
   error instanceof Error && !(error instanceof UserError) && typeof (error as NodeJS.ErrnoException).code === 'string'
 
-/** Makes renames and new names in a folder last through a power failure. */
+/** Makes renames and new names in a folder last through a power failure. Windows refuses to flush a folder, and needs it not: NTFS journals names. */
 export function syncDirectory(directory: string): void {
+  if (process.platform === 'win32') return
   const handle = openSync(directory, 'r')
   try {
     fsyncSync(handle)
