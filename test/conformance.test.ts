@@ -96,6 +96,7 @@ describe('conformance', () => {
 
   it('names the level that a processor lacks', () => {
     assert.throws(() => chooseLevel('avx512', new Set(['avx2'])), /needs avx512f/)
+    assert.throws(() => chooseLevel('avx2', new Set()), /"avx2" is for x86-64 processors under Linux.*; use portable$/)
     assert.throws(() => chooseLevel('sse9'), /unknown; use one of avx512, avx2, portable/)
   })
 })

@@ -65,7 +65,7 @@ describe('elementary functions', () => {
         ]
         const compiled = spawnSync(
           compiler.command,
-          [...flags, '-I', include, join(directory, 'measure.cpp'), '-o', executable],
+          [...compiler.options, ...flags, '-I', include, join(directory, 'measure.cpp'), '-o', executable],
           { encoding: 'utf8' },
         )
         assert.equal(compiled.status, 0, compiled.stderr)

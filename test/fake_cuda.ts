@@ -21,9 +21,10 @@ export class FakeCuda {
     mkdirSync(this.libraries, { recursive: true })
     const driver = join(this.libraries, 'libcuda.so.1')
     const source = join(packageRoot(), 'test', 'fake_cuda.c')
+    const { command, options } = findCompiler()!
     const { status, stderr } = spawnSync(
-      findCompiler()!.command,
-      ['-x', 'c', '-O1', '-shared', '-fPIC', source, '-o', driver],
+      command,
+      [...options, '-x', 'c', '-O1', '-shared', '-fPIC', source, '-o', driver],
       { encoding: 'utf8' },
     )
     if (status !== 0) throw new Error(stderr)

@@ -24,7 +24,7 @@ export const levels: readonly Level[] = [
   { name: 'portable', flags: [], needs: [] },
 ]
 
-/** Processor features, empty where the system does not tell. */
+/** Processor features, empty where the system does not tell: on other processors than x86-64, and on other systems than Linux. */
 export function cpuFeatures(): Set<string> {
   if (platform() !== 'linux' || arch() !== 'x64') return new Set()
   try {
@@ -34,6 +34,9 @@ export function cpuFeatures(): Set<string> {
     return new Set()
   }
 }
+
+/** What levels with needs want first, and what this is, in words. */
+export const levelsAreFor = `x86-64 processors under Linux, and this is ${arch()} under ${platform()}`
 
 /**
  * The level asked for, or the best that this processor has.
@@ -47,6 +50,8 @@ export function chooseLevel(wanted?: string, features = cpuFeatures()): Level {
     throw new UnavailableError(
       `instruction level "${wanted}" is unknown; use one of ${levels.map(l => l.name).join(', ')}`,
     )
+  if (features.size === 0 && level.needs.length > 0)
+    throw new UnavailableError(`instruction level "${wanted}" is for ${levelsAreFor}; use portable`)
   const missing = level.needs.filter(feature => !features.has(feature))
   if (missing.length > 0)
     throw new UnavailableError(

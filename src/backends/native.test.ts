@@ -93,6 +93,11 @@ describe('building the native kernels', () => {
     )
   })
 
+  it('takes a compiler with options', async () => {
+    process.env.CXX = `env ${compiler}`
+    assert.deepEqual((await build()).made, ['-shared', 'one.cpp', 'two.cpp'])
+  })
+
   it('names the compilers that it looked for', async () => {
     process.env.CXX = join(root, 'nowhere')
     await assert.rejects(build(), /no C\+\+ compiler found \(tried \S+nowhere\): install one/)

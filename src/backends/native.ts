@@ -11,10 +11,11 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { arch, availableParallelism, homedir, platform, tmpdir } from 'node:os'
+import { arch, homedir, platform, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { contractsHeader } from '../tensor/contracts.ts'
 import type { Kernel } from '../tensor/kernel.ts'
+import { usableProcessors } from '../tensor/processors.ts'
 import { UnavailableError } from './errors.ts'
 import type { Level } from './levels.ts'
 
@@ -47,14 +48,27 @@ const hash = (...parts: string[]): string => {
   return digest.digest('hex').slice(0, 20)
 }
 
-/** The compilers that are looked for, best first. `CXX` names another one. */
-const compilers = (): readonly string[] => (process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++'])
+export interface Compiler {
+  readonly command: string
+  /** What stands before all other arguments. */
+  readonly options: readonly string[]
+  /** The first line of what it says to `--version`. */
+  readonly version: string
+}
 
-/** The C++ compiler and its version line, or undefined if there is none. */
-export function findCompiler(): { command: string; version: string } | undefined {
-  for (const command of compilers()) {
-    const { status, stdout } = spawnSync(command, ['--version'], { encoding: 'utf8' })
-    if (status === 0) return { command, version: stdout.split('\n')[0]! }
+/** `CXX` names the compiler, with options if need be, as `ccache g++`; else the first of the usual names that is there. */
+const candidates = (wanted = process.env.CXX?.trim()): string[] => (wanted ? [wanted] : ['c++', 'g++', 'clang++'])
+
+/** What was looked for, in words. */
+export const compilersTried = (): string =>
+  process.env.CXX?.trim() ? `CXX=${candidates()[0]}` : candidates().join(', ')
+
+/** The C++ compiler, or undefined if there is none. */
+export function findCompiler(): Compiler | undefined {
+  for (const candidate of candidates()) {
+    const [command, ...options] = candidate.split(/\s+/) as [string, ...string[]]
+    const { status, stdout } = spawnSync(command, [...options, '--version'], { encoding: 'utf8' })
+    if (status === 0) return { command, options, version: stdout.split('\n')[0]! }
   }
   return undefined
 }
@@ -77,9 +91,9 @@ export function cacheDirectory(root: string): string {
   )
 }
 
-const compile = (command: string, args: string[]): Promise<void> =>
+const compile = ({ command, options }: Compiler, args: string[]): Promise<void> =>
   new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+    const child = spawn(command, [...options, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
     let errors = ''
     child.stderr.on('data', chunk => (errors += chunk))
     child.on('error', reject)
@@ -125,7 +139,7 @@ function removeAbandoned(cache: string): void {
 /**
  * The path of the library for `level`, built if it is not there.
  * @param sourceDirectory the folder of kernels, searched for .cpp and .h files.
- * @throws CompilerError if there is no compiler or it fails.
+ * @throws CompilerError if there is no compiler or it fails, or where kernels cannot be built: on Windows itself.
  */
 export async function buildNative(
   kernels: readonly Kernel[],
@@ -134,16 +148,20 @@ export async function buildNative(
   level: Level,
   report: (message: string) => void,
 ): Promise<string> {
+  if (platform() === 'win32')
+    throw new CompilerError(
+      'the C++ kernels cannot be built on Windows: use the Windows Subsystem for Linux (WSL), or backend=reference',
+    )
   const compiler = findCompiler()
   if (!compiler)
     throw new CompilerError(
-      `no C++ compiler found (tried ${compilers().join(', ')}): install one (Debian: apt install g++; macOS: xcode-select --install), or use backend=reference`,
+      `no C++ compiler found (tried ${compilersTried()}): install one (Debian: apt install g++; macOS: xcode-select --install), or use backend=reference`,
     )
   const cache = cacheDirectory(root)
   const { sources, headers } = sourcesUnder(sourceDirectory)
   const contracts = contractsHeader(kernels)
   const flags = [...commonFlags, ...level.flags]
-  const common = hash(compiler.version, arch(), flags.join(' '), contracts)
+  const common = hash(compiler.version, arch(), [...compiler.options, ...flags].join(' '), contracts)
   const objects = sources.map(source => ({
     source,
     path: join(cache, `${hash(common, ...textOf(source, headers))}.o`),
@@ -162,21 +180,14 @@ export async function buildNative(
     const queue = missing.map(({ source, path }, i) => ({ source, path, temporary: join(work, `${i}.o`) }))
     const worker = async () => {
       for (let job = queue.shift(); job; job = queue.shift()) {
-        await compile(compiler.command, [...flags, ...include, '-c', job.source, '-o', job.temporary])
+        await compile(compiler, [...flags, ...include, '-c', job.source, '-o', job.temporary])
         renameSync(job.temporary, job.path)
       }
     }
-    await Promise.all(Array.from({ length: availableParallelism() }, worker))
+    await Promise.all(Array.from({ length: usableProcessors() }, worker))
     const temporary = join(work, 'library.so')
     const linkFlags = platform() === 'linux' ? ['-Wl,-z,nodelete'] : []
-    await compile(compiler.command, [
-      '-shared',
-      '-pthread',
-      ...linkFlags,
-      ...objects.map(({ path }) => path),
-      '-o',
-      temporary,
-    ])
+    await compile(compiler, ['-shared', '-pthread', ...linkFlags, ...objects.map(({ path }) => path), '-o', temporary])
     renameSync(temporary, library)
   } finally {
     rmSync(work, { recursive: true, force: true })

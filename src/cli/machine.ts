@@ -1,12 +1,13 @@
 import { spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, realpathSync, statfsSync } from 'node:fs'
-import { availableParallelism, cpus, freemem, totalmem } from 'node:os'
+import { cpus, freemem, totalmem } from 'node:os'
 import { basename, join } from 'node:path'
 import { libraryDirectories, libraryFiles } from '../backends/cuda/libraries.ts'
-import { chooseLevel, cpuFeatures, levels } from '../backends/levels.ts'
-import { CompilerError, cacheDirectory, findCompiler } from '../backends/native.ts'
+import { chooseLevel, cpuFeatures, levels, levelsAreFor } from '../backends/levels.ts'
+import { CompilerError, cacheDirectory, compilersTried, findCompiler } from '../backends/native.ts'
 import { openBackend, packageRoot } from '../backends/open.ts'
 import { kernels } from '../kernels/index.ts'
+import { usableProcessors } from '../tensor/processors.ts'
 
 /**
  * What a machine has for training, one check a line of `halfbyte doctor`. A check looks at this machine only where no facts are
@@ -32,16 +33,22 @@ export function checkProcessor(model = cpus()[0]?.model ?? 'unknown', features =
   const why = better.map(({ name, needs }) => `${name} needs ${needs.filter(need => !features.has(need)).join(', ')}`)
   const reason = why.length > 0 ? why.join('; ') : 'the fastest there is'
   const present = notable.filter(feature => features.has(feature)).join(' ') || 'no features that matter here'
-  return { name: 'processor', state: 'ok', found: `${model.trim()} (${present}): level ${level.name}, ${reason}` }
+  const found =
+    features.size === 0
+      ? `${model.trim()}: level ${level.name}, others are for ${levelsAreFor}`
+      : `${model.trim()} (${present}): level ${level.name}, ${reason}`
+  return { name: 'processor', state: 'ok', found }
 }
 
 export function checkCompiler(compiler = findCompiler()): Check {
-  if (compiler) return { name: 'compiler', state: 'ok', found: `${compiler.command}: ${compiler.version}` }
-  const tried = process.env.CXX ? `CXX=${process.env.CXX}` : 'c++, g++, clang++'
+  if (compiler) {
+    const command = [compiler.command, ...compiler.options].join(' ')
+    return { name: 'compiler', state: 'ok', found: `${command}: ${compiler.version}` }
+  }
   return {
     name: 'compiler',
     state: 'missing',
-    found: `no C++ compiler (tried ${tried}); without one only backend=reference trains, slowly`,
+    found: `no C++ compiler (tried ${compilersTried()}); without one only backend=reference trains, slowly`,
     advice:
       'install one: "apt install g++" (Debian, Ubuntu), "dnf install gcc-c++" (Fedora), "xcode-select --install" (macOS)',
   }
@@ -71,7 +78,7 @@ export async function checkKernels(): Promise<Check> {
 }
 
 export function checkThreads(): Check {
-  const [usable, all] = [availableParallelism(), cpus().length]
+  const [usable, all] = [usableProcessors(), cpus().length]
   return { name: 'threads', state: 'ok', found: usable === all ? `${usable}` : `${usable} of ${all} processors` }
 }
 
