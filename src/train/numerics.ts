@@ -50,6 +50,9 @@ export const sampledEvery = (steps: number): number => Math.max(40, Math.ceil(st
 
 export const isSampled = (step: number, steps: number): boolean => step === 1 || step % sampledEvery(steps) === 0
 
+/** Which sample of a run a sampled step is, from 0. */
+export const sampleOf = (step: number, steps: number): number => Math.floor(step / sampledEvery(steps))
+
 const floatsOf = (tensor: Tensor): Float32Array =>
   tensor.dtype === 'bf16' ? fromBf16(tensor.read() as Uint16Array) : tensor.floats()
 
@@ -122,7 +125,7 @@ function imageLines({ image }: Watched, { first, count, from, length }: Window):
 }
 
 /** Which part of an image to look at; no tile of long blocks is cut. */
-function chooseWindow({ image, lines, transposed }: Watched, step: number): Window {
+function chooseWindow({ image, lines, transposed }: Watched, sample: number): Window {
   const { rows, cols, format } = image
   const cuts = transposed && cols > pieces * pieceTokens && cols % (pieces * pieceTokens) === 0
   const length = cuts ? pieceTokens : cols
@@ -132,16 +135,20 @@ function chooseWindow({ image, lines, transposed }: Watched, step: number): Wind
   const { block } = formats[format]
   const tile = Number.isFinite(block) ? block : 1
   const starts = Math.max(1, Math.floor((lines - count) / tile) + 1)
-  return { first: (step % starts) * tile, count, from, length }
+  return { first: (sample % starts) * tile, count, from, length }
 }
 
 /** Enough digits for a few thousand values. */
 const share = (value: number): number => Number(value.toFixed(6))
 
-/** Looks at one operand as it is made. @param step addresses the lines that are looked at. */
-export function measure(watched: Watched, step: number): OperandNumerics {
+/**
+ * Looks at one operand as it is made.
+ * @param sample addresses the lines that are looked at: samples one after another come to all of them. Steps would not, because those that are
+ * sampled share factors with the number of lines.
+ */
+export function measure(watched: Watched, sample: number): OperandNumerics {
   const { linear, role, values, transposed, request } = watched
-  const window = chooseWindow(watched, step)
+  const window = chooseWindow(watched, sample)
   const { count, from, length } = window
   const lines = linesOf(values, transposed, window)
   const { hadamard } = request

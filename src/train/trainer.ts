@@ -15,7 +15,7 @@ import type { Backend } from '../tensor/backend.ts'
 import type { Routes } from '../tensor/routes.ts'
 import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
 import { operandPlace, type Place } from './guards.ts'
-import { measure, type NumericsRecord, type OperandNumerics } from './numerics.ts'
+import { measure, type NumericsRecord, type OperandNumerics, sampleOf } from './numerics.ts'
 import { type GradientReport, Optimizer } from './optimizer.ts'
 import { learningRate } from './schedule.ts'
 import { type CreateOptions, createModel, restoreWeights } from './weights.ts'
@@ -111,12 +111,13 @@ export class Trainer {
 
     const operands: OperandNumerics[] = []
     const { backend, phase } = model
+    const sample = sampleOf(step + 1, config.steps)
     // Products of validation are not the step's.
     backend.takeRoutes?.()
     // What is computed again in the backward pass is shown again.
     const watch = (made: Watched) => {
       if (!operands.some(({ linear, operand }) => linear === made.linear && operand === made.role))
-        operands.push(measure(made, step))
+        operands.push(measure(made, sample))
     }
     if (sampled || !backend.capture) this.#compute(sampled ? watch : undefined)
     else backend.capture(`step of phase ${phase}`, () => this.#compute())
