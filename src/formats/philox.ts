@@ -66,7 +66,7 @@ const angleOf = (word: number): number => 2 * Math.PI * ((word >>> 8) / 2 ** 24)
 /** Words that are drawn at once where many are wanted. */
 const manyWords = 2 ** 12
 
-/** A sequential reader of one stream, for data order and initial weights. Every number takes one word; `below` may take more. */
+/** A sequential reader of one stream, for initial weights and generated text. Every number takes one word; `below` may take more. */
 export class Stream {
   readonly #key: [number, number]
   readonly #counter: number[]
