@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, it } from 'node:test'
 import { execute } from '../src/cli/main.ts'
@@ -107,6 +107,23 @@ describe('a run directory', () => {
     )
     await refuses(['train', config, '--run', finished], /holds a finished run: 12 of 12 steps are done/, 1)
     assert.ok(readFileSync(join(finished, 'metrics.jsonl')).equals(before))
+  })
+
+  it('whose checkpoints are gone keeps its records', async () => {
+    const run = at('emptied')
+    cpSync(finished, run, { recursive: true })
+    rmSync(join(run, 'checkpoints'), { recursive: true })
+    const before = readFileSync(join(run, 'metrics.jsonl'))
+    for (const args of [
+      ['resume', run],
+      ['train', config, '--run', run],
+    ])
+      await refuses(
+        args,
+        'run directory FOLDER/emptied has records of 12 steps, but no checkpoint any more; use another directory, or delete it to begin anew',
+        1,
+      )
+    assert.ok(readFileSync(join(run, 'metrics.jsonl')).equals(before))
   })
 
   it('that cannot be written is named with the reason', async () => {

@@ -7,7 +7,7 @@ import { type Checkpoint, latestGood, removeRemains, setAside } from './checkpoi
 import { isSystemError, makeDirectory, type Progress, replaceFile, systemReason } from './files.ts'
 import { names } from './layout.ts'
 import { lockRun } from './lock.ts'
-import { configText, type Origin, readRun, type StoredRun } from './read.ts'
+import { configText, type Origin, readMetrics, readRun, type StoredRun } from './read.ts'
 import { cutRecords } from './records.ts'
 import { Run } from './run.ts'
 
@@ -81,6 +81,18 @@ function placementChanges(before: Origin['device'], after: Origin['device']): Re
   return Object.fromEntries(changed.map(key => [key, `${before?.[key] ?? 'absent'} -> ${after[key] ?? 'absent'}`]))
 }
 
+/**
+ * Refuses to begin a run anew that has been beyond its first checkpoint, and would lose its records: somebody has deleted its checkpoints.
+ */
+function checkBeginning(directory: string, { checkpoint: { every } }: RunConfig): void {
+  let last = 0
+  for (const { step } of readMetrics(directory)) last = step
+  if (every === 0 || last <= every) return
+  throw new UserError(
+    `run directory ${directory} has records of ${last} steps, but no checkpoint any more; use another directory, or delete it to begin anew`,
+  )
+}
+
 export interface OpenOptions {
   /** Told of every damaged checkpoint that is passed over, in a sentence; an event records it too. */
   readonly notice?: (sentence: string) => void
@@ -111,6 +123,7 @@ export function openRun(
       const beginning = branch ? `at step ${branch.step} of another run` : imported && `with the weights of ${imported}`
       if (beginning && !checkpoint)
         throw new UserError(`run directory ${directory} began ${beginning}, and has no checkpoint any more`)
+      if (before && !checkpoint) checkBeginning(directory, config)
       if (step >= config.steps)
         throw new UserError(
           `run directory ${directory} holds a finished run: ${step} of ${config.steps} steps are done`,
