@@ -200,6 +200,11 @@ describe('what a cuda backend says', () => {
       /^libnvrtc .* found .*libnvrtc\.so\.13 has version 12\.4, which knows no sm_120.*: pip install/,
     )
     open({ ...old, NVRTC: 12080 }).close()
+    fails(
+      { FAIL: 'cublasLtCreate:8' },
+      () => open(),
+      /^libcublasLt 13\.0 \(.*\) does not start on Fake GPU: cublasLtCreate failed .*: pip install/,
+    )
     const folder = join(fake.folder, 'empty')
     mkdirSync(folder)
     const build = ['-x', 'c', '-', '-shared', '-fPIC', '-o', join(folder, 'libnvrtc.so.13')]

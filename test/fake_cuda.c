@@ -208,7 +208,10 @@ typedef struct {
 
 API size_t cublasLtGetVersion(void) { return (size_t)number("FAKE_CUDA_CUBLASLT", 130000); }
 API const char* cublasLtGetStatusString(int code) { return "CUBLAS_STATUS_NOT_SUPPORTED"; }
-API int cublasLtCreate(void** handle) { return held++, *handle = (void*)3, 0; }
+API int cublasLtCreate(void** handle) {
+  const int code = failure("cublasLtCreate");
+  return code ? code : (held++, *handle = (void*)3, 0);
+}
 API int cublasLtDestroy(void* handle) { return held--, 0; }
 API int cublasLtMatmulDescCreate(Descriptor** descriptor, int compute, int scale) {
   *descriptor = calloc(1, sizeof(Descriptor));

@@ -1,6 +1,7 @@
 import koffi, { type LibraryHandle } from 'koffi'
 import type { ScaleLayout } from '../../tensor/cuda.ts'
-import { type Found, loadLibrary, type NativeFunction } from './libraries.ts'
+import { UnavailableError } from '../errors.ts'
+import { type Found, loadLibrary, type NativeFunction, versionText } from './libraries.ts'
 
 /**
  * Matrix products by cuBLASLt. The algorithm is the first that its heuristic names for the shapes, dtypes and alignments: never one that
@@ -110,13 +111,14 @@ export class CublasLt {
   /** Descriptors and layouts of plans, with what destroys them. */
   readonly #made: { readonly destroy: string; readonly handle: bigint }[] = []
 
-  /** @throws UnavailableError naming the version found and wanted. */
-  constructor(directories: readonly string[], driverMajor: number) {
+  /** @throws UnavailableError naming the version found and wanted, or that the library does not start on the GPU. */
+  constructor(directories: readonly string[], driverMajor: number, gpu: string) {
+    const advice = `pip install nvidia-cublas${driverMajor === 12 ? '-cu12' : ''}, or install the CUDA toolkit`
     const found: Found = loadLibrary(
       {
         name: 'cublasLt',
         purpose: 'matrix products',
-        advice: `pip install nvidia-cublas${driverMajor === 12 ? '-cu12' : ''}, or install the CUDA toolkit`,
+        advice,
         version: cublasLtVersion,
         least: 12_000,
         newestMajor: driverMajor,
@@ -129,7 +131,12 @@ export class CublasLt {
       Object.entries(prototypes).map(([name, types]) => [name, found.library.func(name, 'int32_t', [...types])]),
     )
     this.#describe = found.library.func('cublasLtGetStatusString', 'str', ['int32_t'])
-    this.#handle = this.#create('cublasLtCreate')
+    try {
+      this.#handle = this.#create('cublasLtCreate')
+    } catch (error) {
+      const library = `libcublasLt ${versionText(this.version)} (${this.path})`
+      throw new UnavailableError(`${library} does not start on ${gpu}: ${(error as Error).message}: ${advice}`)
+    }
   }
 
   #call(name: string, ...given: unknown[]): void {

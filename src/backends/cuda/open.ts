@@ -26,9 +26,9 @@ export function openCuda(kernels: readonly Kernel[], root: string, options: Cuda
   const driver = new Driver(directories)
   try {
     const driverMajor = Math.floor(driver.version / 1000)
-    const { capability } = driver.device
+    const { capability, name } = driver.device
     const nvrtc = new Nvrtc(directories, driverMajor, capability)
-    const cublasLt = new CublasLt(directories, driverMajor)
+    const cublasLt = new CublasLt(directories, driverMajor, name)
     const sources = cudaSources(join(root, 'src', 'kernels'), kernels)
     const modules = new Modules(driver, nvrtc, new CompiledCache(cache), architectureOf(capability), sources, report)
     return new CudaBackend({ driver, nvrtc, cublasLt, modules, graphs })
