@@ -10,8 +10,8 @@ import type { EventRecord, NumericsRecord } from '../run/records.ts'
 
 /** What a report is made of, read from the directory of a run, of a comparison, or of several. */
 
-export interface ReportedArm {
-  readonly arm: Arm
+/** What the directory of a run holds. */
+interface RecordedRun {
   readonly directory: string
   /** Undefined if the run has not begun, or is no longer there. */
   readonly run: ComparedRun | undefined
@@ -19,6 +19,10 @@ export interface ReportedArm {
   readonly numerics: readonly NumericsRecord[]
   /** When the last step was recorded. */
   readonly updated: Date | undefined
+}
+
+export interface ReportedArm extends RecordedRun {
+  readonly arm: Arm
 }
 
 export interface ReportedComparison {
@@ -35,11 +39,10 @@ export interface ReportInput {
   readonly comparisons: readonly ReportedComparison[]
 }
 
-function readArm(arm: Arm, directory: string): ReportedArm {
+function readRecorded(directory: string): RecordedRun {
   const there = existsSync(join(directory, names.config))
   const metrics = join(directory, names.metrics)
   return {
-    arm,
     directory,
     run: there ? readComparedRun(directory) : undefined,
     events: there ? [...readEvents(directory)] : [],
@@ -48,7 +51,8 @@ function readArm(arm: Arm, directory: string): ReportedArm {
   }
 }
 
-function readFolder(folder: string): ReportedComparison {
+/** @param known runs that were read for other comparisons: suites share some. */
+function readFolder(folder: string, known: Map<string, RecordedRun>): ReportedComparison {
   const comparison = readComparison(folder)
   const { arms, pairs, recipes, seeds, expected, differences } = comparison
   if (![arms, pairs, recipes, seeds, expected, differences].every(Array.isArray))
@@ -56,15 +60,21 @@ function readFolder(folder: string): ReportedComparison {
       `${join(folder, comparisonFile)}: found a comparison without arms or pairs, wanted lists of them`,
     )
   const { baseline } = comparison
+  const read = (directory: string): RecordedRun => {
+    const run = known.get(directory) ?? readRecorded(directory)
+    known.set(directory, run)
+    return run
+  }
   return {
     name: basename(resolve(folder)),
     comparison: { ...comparison, recipes: [baseline, ...recipes.filter(recipe => recipe !== baseline)] },
-    arms: arms.map(arm => readArm(arm, join(folder, arm.run))),
+    arms: arms.map(arm => ({ arm, ...read(join(folder, arm.run)) })),
   }
 }
 
 function readSingle(directory: string): ReportedComparison {
-  const read = readComparedRun(directory)
+  const recorded = readRecorded(directory)
+  const read = recorded.run!
   const { recipe, seed, steps } = read.config
   const name = basename(resolve(directory))
   const comparison = compare({
@@ -73,7 +83,7 @@ function readSingle(directory: string): ReportedComparison {
     baseline: recipe,
     arms: [{ recipe, seed, steps, run: '.', read }],
   })
-  return { name, comparison, arms: [readArm(comparison.arms[0]!, directory)] }
+  return { name, comparison, arms: [{ arm: comparison.arms[0]!, ...recorded }] }
 }
 
 /** Folders below one, in the order of the suites, then by name. */
@@ -92,9 +102,13 @@ export function readReport(directory: string): ReportInput {
   if (!existsSync(directory)) throw new UserError(`${directory} does not exist; ${wanted}`)
   if (!statSync(directory).isDirectory()) throw new UserError(`${directory} is a file; ${wanted}`)
   if (existsSync(join(directory, names.config))) return { kind: 'run', comparisons: [readSingle(directory)] }
-  if (existsSync(join(directory, comparisonFile))) return { kind: 'comparison', comparisons: [readFolder(directory)] }
+  if (existsSync(join(directory, comparisonFile)))
+    return { kind: 'comparison', comparisons: [readFolder(directory, new Map())] }
   const folders = foldersWith(directory, comparisonFile)
-  if (folders.length > 0) return { kind: 'suites', comparisons: folders.map(name => readFolder(join(directory, name))) }
+  if (folders.length > 0) {
+    const known = new Map<string, RecordedRun>()
+    return { kind: 'suites', comparisons: folders.map(name => readFolder(join(directory, name), known)) }
+  }
   const [first, second] = foldersWith(directory, names.config)
   if (first !== undefined) {
     const [a, b] = [join(directory, first), join(directory, second ?? '...')]
