@@ -98,8 +98,9 @@ export function estimate(differences: readonly number[]): Estimate | undefined {
 }
 
 /**
- * The fewest seeds with which differences of this mean and spread would be resolved: n with q s / sqrt(n) < |d|. Undefined if there is no
- * spread to judge by, or if more than `most` would be needed.
+ * The fewest seeds with which differences of this mean and spread would be resolved: n with q s / sqrt(n) < |d|. Other seeds have another
+ * mean: where d is the true difference, so many resolve it in half to three quarters of the cases. Undefined if there is no spread to judge by, or if
+ * more than `most` would be needed.
  */
 export function seedsToResolve({ mean: center, spread }: Estimate, most = 1000): number | undefined {
   if (spread === 0) return undefined
