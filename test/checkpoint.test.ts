@@ -119,6 +119,18 @@ describe('checkpoint', () => {
       assert.deepEqual(new Uint8Array(targets[name].read().buffer), new Uint8Array(sources[name].read().buffer))
   })
 
+  it('copies a part of a tensor from and to its place', () => {
+    const backend = referenceBackend()
+    const whole = new Tensor(backend, backend.alloc(64), 0, 'f32', [16]).write(values(16))
+    const part = whole.part(4, [8])
+    const [read, before] = [new Float32Array(3), whole.floats()]
+    fromBackend('part', part).read(2, read)
+    assert.deepEqual(read, before.subarray(6, 9))
+    toBackend('part', part).write(5, Float32Array.of(7, 8, 9))
+    before.set([7, 8, 9], 9)
+    assert.deepEqual(whole.floats(), before)
+  })
+
   it('is written and read in pieces of at most 64 MiB', () => {
     const run = fresh()
     const size = 2 ** 24 + 5

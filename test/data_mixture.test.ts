@@ -87,7 +87,7 @@ describe('a sampler of several sources', () => {
     )
     return { name: `source ${id}`, stream: new MemoryStream(tokens, 1) }
   }
-  const sources = [source(0, 90), source(1, 25), source(2, 40)]
+  const sources = [source(0, 90), source(1, 25), source(2, 90)]
   const drawn = (microBatch: number, steps: number[]) => {
     const order = { mixture: mixtureOf({ blend, phases }, 40, 8), seed: 3, batch: 8 }
     const sampler = new Sampler(sources, tokenizer, order, { sequence: 16, microBatch, boundaries: 'cross' })
@@ -116,10 +116,7 @@ describe('a sampler of several sources', () => {
         .filter(([from]) => from === id)
         .map(([, window]) => window)
         .slice(0, 20)
-    assert.notDeepEqual(
-      first(0).filter(window => window < 25),
-      first(1).filter(window => window < 25),
-    )
+    assert.notDeepEqual(first(0), first(2))
   })
 
   it('draws the same for any number of ranks and after any interruption', () => {

@@ -58,6 +58,7 @@ describe('export to Hugging Face', () => {
     const name = 'backbone.layers.0.mixer.in_proj.weight'
     assert.deepEqual(values(name), weightsOf(name, [196, 64]))
     assert.equal(tensors.size, 2 + 1 + 5 + 2 * 8 + 4 + 2 * 2)
+    assert.equal(JSON.parse(readFileSync(join(folder, 'hf', 'config.json'), 'utf8')).layer_norm_epsilon, 1e-6)
   })
 
   it('names an attention block and the FFN after it as a layer where positions are rotary', async () => {
@@ -73,6 +74,7 @@ describe('export to Hugging Face', () => {
       [config.architectures, config.hidden_act, config.rope_parameters.rope_theta, config.num_hidden_layers],
       [['ArceeForCausalLM'], 'relu2', 10000, 2],
     )
+    assert.equal(config.rms_norm_eps, 1e-6)
   })
 
   it('cuts into shards that an index lists, none beyond the size but a single tensor', async () => {

@@ -38,6 +38,7 @@ export const hybrid = {
     state: 16,
     chunk: 16,
     vocab: 272,
+    eps: 1e-6,
     init_std: 0.05,
   },
   data: { sequence: 32, batch: 1, micro_batch: 1 },

@@ -6,6 +6,7 @@ import { multiplyQuantized } from '../src/formats/gemm.ts'
 import { transpose } from '../src/formats/hadamard.ts'
 import { encodeNearest } from '../src/formats/minifloat.ts'
 import { amaxOf, codeAt, type QuantizeOptions, quantizeMatrix } from '../src/formats/quantize.ts'
+import { reportOn } from '../src/formats/report.ts'
 import { FLT_MAX, tensorScale } from '../src/formats/scales.ts'
 import { block, fnv, fromHex, normals, nvfp4, padded } from './formats_vectors.ts'
 
@@ -143,6 +144,42 @@ describe('properties of quantised matrices', () => {
             assert.ok(Math.abs(back[i]! - x[i]!) <= least + 1e-6 * Math.abs(x[i]!), `${format} element ${i}`)
           }
         }
+  })
+
+  it('products and reports take the outer scale of each row', () => {
+    const x = normals(4 * 64).map((value, i) => value * 1000 ** Math.floor(i / 64))
+    const image = nvfp4(x, 4, 64, { outer: 'row' })
+    const back = dequantizeMatrix(image)
+    const product = multiplyQuantized(image, image)
+    for (let m = 0; m < 4; m++)
+      for (let n = 0; n < 4; n++) {
+        let [dot, size] = [0, 0]
+        for (let k = 0; k < 64; k++) {
+          const term = back[m * 64 + k]! * back[n * 64 + k]!
+          dot += term
+          size += Math.abs(term)
+        }
+        assert.ok(Math.abs(product[m * 4 + n]! - dot) < 1e-5 * size, `${m}, ${n}`)
+      }
+    const { snr, saturated, amax } = reportOn(x, image)
+    assert.ok(snr > 15 && saturated < 0.1 && amax === amaxOf(x)[0], `${snr} dB, ${saturated} saturated`)
+  })
+
+  it('a report counts values by hand', () => {
+    // Under OCP's floor the scale is 1: 7.9 becomes 6, 0.2 becomes 0.
+    const x = Float32Array.from(padded([7.9, 1, 0.2, -3, Number.NaN], 32))
+    const image = quantizeMatrix(x, 1, 32, { format: 'mxfp4', mxScale: 'floor' })
+    const report = reportOn(x, image, 1, 10)
+    assert.deepEqual([report.flushed, report.saturated, report.notFinite, report.zeroScales], [0.1, 0.1, 1, 0])
+    const relative = (Math.fround(1.9) / Math.fround(7.9) + 1) / 4
+    assert.ok(Math.abs(report.relativeError - relative) < 1e-6)
+    const noise = 1.9 ** 2 + 0.2 ** 2
+    const power = 7.9 ** 2 + 1 + 0.2 ** 2 + 9
+    assert.ok(Math.abs(report.snr - 10 * Math.log10(power / noise)) < 1e-5)
+    assert.equal(
+      report.codes.reduce((sum, count) => sum + count, 0),
+      10,
+    )
   })
 
   it('quantising is invariant to a power of two', () => {

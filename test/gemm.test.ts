@@ -167,6 +167,13 @@ describe('products', () => {
       }
   })
 
+  it('refuse an argument that the kernel does not have', () => {
+    const { backend, tensor } = machines[0]!
+    const c = tensor(Float32Array.of(1), [1, 1])
+    const bindings = { c, a: c, b: c, accumulate: 0, round: 0, alpha: 1 }
+    assert.throws(() => backend.run(gemmNt, bindings), { message: 'gemm_nt has no argument alpha' })
+  })
+
   it('say which operands cannot be multiplied', () => {
     const machine = machines[0]!
     const { backend, arena, tensor } = machine

@@ -7,6 +7,7 @@ import { Model } from '../src/model/model.ts'
 import type { Recipe } from '../src/recipes/recipe.ts'
 import { findRecipe, recipes } from '../src/recipes/recipes.ts'
 import type { Backend } from '../src/tensor/backend.ts'
+import type { Kernel } from '../src/tensor/kernel.ts'
 import { bothBackends } from './backends.ts'
 import { everyBlock, makeBatch } from './models.ts'
 
@@ -121,6 +122,28 @@ describe('model', () => {
         assert.equal(model.tape.arena.live, 0)
       }
     }
+  })
+
+  it('gives every norm the eps of its config', () => {
+    const shape = { ...config, eps: 0.25 }
+    const model = build(reference, 'fp32', shape, 16, 16)
+    const found: Record<string, unknown[]> = {}
+    const { run } = reference
+    reference.run = ((kernel: Kernel, bindings: Record<string, unknown>) => {
+      if ('eps' in kernel.args) found[kernel.name] = [...(found[kernel.name] ?? []), bindings.eps]
+      run.call(reference, kernel, bindings as never)
+    }) as typeof run
+    try {
+      model.evaluate(makeBatch(reference, randomTokens(16, shape.vocab), 16))
+    } finally {
+      reference.run = run
+    }
+    const mambas = [...shape.pattern].filter(kind => kind === 'M').length
+    const norms = { rms_norm: shape.pattern.length + 1, gated_norm: mambas }
+    assert.deepEqual(
+      found,
+      Object.fromEntries(Object.entries(norms).map(([name, count]) => [name, new Array(count).fill(0.25)])),
+    )
   })
 
   for (const activations of ['f32', 'bf16'] as const)

@@ -126,6 +126,7 @@ describe('describeModel', () => {
     assert.equal(bitsOf({ format: 'mxfp4', round: 'nearest' }), 4.25)
     assert.equal(bitsOf({ format: 'mxfp8', round: 'nearest' }), 8.25)
     assert.equal(bitsOf({ format: 'fp8', round: 'nearest' }), 8.25)
+    assert.equal(bitsOf({ format: 'fp8', round: 'nearest', square: true }), 8 + 32 / 128 ** 2)
     const bf16 = describeModel(config, findRecipe('bf16'), 256).memory
     assert.equal(bf16.inputsPerToken, bf16.inputsPerTokenBf16)
     assert.equal(bf16.images, 0)

@@ -323,14 +323,14 @@ describe('records', () => {
     const path = (name: string) => join(directory, name)
     writeFileSync(
       path('metrics.jsonl'),
-      lines({ step: 1, loss: 3 }, { step: 2, loss: 'é' }, { step: 2, validation_loss: 3 }, { step: 3, loss: 1 }),
+      lines({ step: 1, loss: 3 }, { step: 2, loss: 3 }, { step: 2, validation_loss: 'é' }, { step: 3, loss: 1 }),
     )
     writeFileSync(path('events.jsonl'), `${lines({ step: 2, event: 'a' })}{"step":`)
     writeFileSync(path('numerics.jsonl'), '{"st')
     cutRecords(directory, 2)
     assert.equal(
       readFileSync(path('metrics.jsonl'), 'utf8'),
-      lines({ step: 1, loss: 3 }, { step: 2, loss: 'é' }, { step: 2, validation_loss: 3 }),
+      lines({ step: 1, loss: 3 }, { step: 2, loss: 3 }, { step: 2, validation_loss: 'é' }),
     )
     assert.equal(readFileSync(path('events.jsonl'), 'utf8'), lines({ step: 2, event: 'a' }))
     assert.equal(readFileSync(path('numerics.jsonl'), 'utf8'), '')

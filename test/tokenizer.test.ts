@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { packageRoot } from '../src/backends/open.ts'
+import { MergeTable } from '../src/data/merges.ts'
 import { translatePattern } from '../src/data/pattern.ts'
 import type { Tokenizer } from '../src/data/tokenizer.ts'
 import { openTokenizer } from '../src/data/tokenizers.ts'
@@ -72,6 +73,14 @@ describe('tokenizers of files', () => {
         assert.deepEqual([...again.encode(text.toString('utf8'))], [...tokenizer.encode(text.toString('utf8'))], style)
       assert.equal(again.sha256, tokenizer.sha256)
     }
+  })
+
+  it('keep the first of two merges of one pair', () => {
+    const table = new MergeTable(2)
+    table.add(1, 2, 0, 300)
+    table.add(1, 2, 5, 400)
+    const at = table.find(1, 2)
+    assert.deepEqual([table.size, table.rankAt(at), table.mergedAt(at)], [1, 0, 300])
   })
 
   it('merge a long word as a short one', () => {

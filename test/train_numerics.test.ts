@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { referenceBackend } from '../src/backends/reference.ts'
 import { rotate, transpose } from '../src/formats/hadamard.ts'
-import { dequantizeImage } from '../src/ops/image.ts'
+import { Stream } from '../src/formats/philox.ts'
+import { dequantizeImage, rowImage } from '../src/ops/image.ts'
 import type { Watched } from '../src/ops/linear.ts'
-import type { Tensor } from '../src/tensor/tensor.ts'
+import type { DType } from '../src/tensor/dtype.ts'
+import { persistentTensor, type Tensor } from '../src/tensor/tensor.ts'
 import { isSampled, measure, type OperandNumerics, sampledEvery } from '../src/train/numerics.ts'
 import { openTrainer, smallConfig, testFolder } from './training.ts'
 
@@ -88,6 +91,22 @@ describe('numerics of a sampled step', () => {
         assert.ok(found.amax > 0 && found.saturated < 0.5 && found.zero_scales < 0.5, name)
       }
     })
+
+  it('are those of the lines looked at, where each line has an outer scale', () => {
+    const backend = referenceBackend()
+    const allocate = (dtype: DType, shape: readonly number[]) => persistentTensor(backend, dtype, shape)
+    const random = new Stream(3, 0)
+    const x = Float32Array.from({ length: 64 * 64 }, (_, i) => random.normal() * 100 ** Math.floor(i / 640))
+    const values = allocate('f32', [64, 64]).write(x)
+    const spec = { format: 'nvfp4', round: 'nearest', outer: 'row' } as const
+    const request = { spec, amax: allocate('f32', [2]), random: allocate('u32', [3]), stream: 0 }
+    const image = rowImage(backend, allocate, values, request)
+    const made = { linear: 'l', role: 'xRows', values, transposed: false, image, request, lines: 64 } as const
+    for (const step of [0, 1, 3]) {
+      const { snr_db, saturated } = measure(made, step)
+      assert.ok(snr_db! > 15 && saturated < 0.1, `at step ${step}: ${snr_db} dB, ${saturated} saturated`)
+    }
+  })
 
   it('have a record for each linear layer and quantised operand, with the gradient of the weight', async () => {
     const trainer = await openTrainer(smallConfig(folder))

@@ -49,7 +49,7 @@ class Interleaving {
     this.#counts = counts
     this.#period = period
     this.#sources = new Uint16Array(period)
-    this.#before = new Uint32Array((Math.floor(period / stride) + 1) * counts.length)
+    this.#before = new Uint32Array(Math.ceil(period / stride) * counts.length)
     for (let i = 0; i < period; i++) {
       if (i % stride === 0) this.#before.set(taken, (i / stride) * counts.length)
       let best = 0
@@ -64,7 +64,6 @@ class Interleaving {
       this.#sources[i] = best
       taken[best]!++
     }
-    if (period % stride === 0) this.#before.set(taken, (period / stride) * counts.length)
   }
 
   sourceAt(index: number): number {

@@ -32,4 +32,25 @@ describe('spike detector', () => {
       assert.equal(detector.observe(5 - step / 100 + 0.02 * Math.sin(step)), undefined)
     assert.ok(detector.observe(6)! > 6)
   })
+  /** What it says of `loss` after so many steps, each with the loss of its number. */
+  const after = (steps: number, of: (step: number) => number, loss: number) => {
+    const detector = new SpikeDetector()
+    for (let step = 0; step < steps; step++) detector.observe(of(step))
+    return detector.observe(loss)
+  }
+  it('counts deviations over about ten steps', () => {
+    // With losses 1 + a, 1 - a in turn the mean swings by a / 19 around 1, and each loss is 20 a / 19 from it: that is the deviation.
+    const swing = (step: number) => (step % 2 === 0 ? 1.1 : 0.9)
+    const [mean, deviation] = [1 - 0.1 / 19, 2 / 19]
+    assert.ok(Math.abs(after(400, swing, 5)! - (5 - mean) / deviation) < 1e-6)
+    assert.ok(Math.abs(after(400, swing, mean + 6.01 * deviation)! - 6.01) < 1e-6)
+    assert.equal(after(400, swing, mean + 5.99 * deviation), undefined)
+  })
+  it('takes a smooth curve to deviate by 2 %, and judges after twenty steps', () => {
+    const flat = () => 1
+    assert.ok(Math.abs(after(400, flat, 1.13)! - 6.5) < 1e-6)
+    assert.equal(after(400, flat, 1.11), undefined)
+    assert.ok(after(20, flat, 5)! > 6)
+    assert.equal(after(19, flat, 5), undefined)
+  })
 })
