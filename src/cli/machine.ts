@@ -8,6 +8,7 @@ import { CompilerError, cacheDirectory, compilersTried, findCompiler } from '../
 import { openBackend, packageRoot } from '../backends/open.ts'
 import { kernels } from '../kernels/index.ts'
 import { usableProcessors } from '../tensor/processors.ts'
+import { toStderr } from './session.ts'
 
 /**
  * What a machine has for training, one check a line of `halfbyte doctor`. A check looks at this machine only where no facts are
@@ -60,7 +61,11 @@ export async function checkKernels(): Promise<Check> {
   const reports: string[] = []
   const started = performance.now()
   try {
-    const backend = await openBackend('cpu', kernels, { report: message => reports.push(message) })
+    const report = (message: string) => {
+      reports.push(message)
+      toStderr(message)
+    }
+    const backend = await openBackend('cpu', kernels, { report })
     backend.close()
     const seconds = ((performance.now() - started) / 1000).toFixed(reports.length > 0 ? 1 : 2)
     const how = reports.length > 0 ? `built and loaded in ${seconds} s` : `were built before, loaded in ${seconds} s`
