@@ -24,6 +24,13 @@ export interface Failure {
   readonly problem: string
 }
 
+/** A kernel as it is, and where its blocks take piece after piece of large matrices by a single block, which does so with the small ones of cases. */
+function launched(kernel: Kernel): readonly { kernel: Kernel; by: string }[] {
+  const plain = { kernel, by: '' }
+  if (kernel.cuda && !kernel.cuda.anyBlocks) return [plain]
+  return [plain, { kernel: { ...kernel, cuda: { launches: () => [{ grid: 1, block: 256 }] } }, by: ' by one block' }]
+}
+
 /** The cases of a kernel whose results are not within tolerance of the reference's; a case that throws fails, and so do those after a lost GPU. */
 export function failedCases(
   kernel: Kernel,
@@ -31,22 +38,25 @@ export function failedCases(
   reference: Backend,
 ): { cases: number; failures: Failure[] } {
   const failures: Failure[] = []
+  const ways = launched(kernel)
   let cases = 0
   for (const testCase of kernel.cases.filter(({ bench }) => !bench))
     for (const act of variantsOf(kernel)) {
-      cases++
       const own = kernel.cuda?.tolerance
       const judged = { ...kernel, tolerance: (typeof own === 'object' ? own[act] : own) ?? kernel.tolerance }
       const test = `${testCase.name ?? Object.values(testCase.dims).join(' x ')} ${JSON.stringify(testCase.scalars ?? {})} ${act}`
       const arrays = caseArrays(kernel, testCase, act)
+      cases += ways.length
       try {
         const want = runCase(reference, kernel, testCase, act, arrays)
-        const got = runCase(backend, kernel, testCase, act, arrays)
-        for (const [name, array] of want) {
-          const error = difference(got.get(name)!, array)
-          const limit = allowed(judged, name, array)
-          if (!(error <= limit))
-            failures.push({ test, problem: `${name} differs by ${error.toPrecision(3)}, allowed ${limit}` })
+        for (const { kernel, by } of ways) {
+          const got = runCase(backend, kernel, testCase, act, arrays)
+          for (const [name, array] of want) {
+            const error = difference(got.get(name)!, array)
+            const limit = allowed(judged, name, array)
+            if (!(error <= limit))
+              failures.push({ test, problem: `${name}${by} differs by ${error.toPrecision(3)}, allowed ${limit}` })
+          }
         }
       } catch (error) {
         failures.push({ test, problem: (error as Error).message.split('\n').slice(0, 3).join(' ').slice(0, 300) })

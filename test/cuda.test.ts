@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { failedCases } from '../bench/gpu_kernels.ts'
 import type { CudaBackend } from '../src/backends/cuda/backend.ts'
 import { CompiledCache } from '../src/backends/cuda/cache.ts'
 import { libraryDirectories } from '../src/backends/cuda/libraries.ts'
@@ -194,6 +195,25 @@ describe('cuda host code, on libraries that compute on the host', () => {
       backend.close()
     })
   })
+
+  it('checks kernels whose blocks take piece after piece by one block too', () =>
+    fake.with({}, () => {
+      const backend = open()
+      const grids = (name: string) => {
+        fake.lines()
+        failedCases(kernels.find(kernel => kernel.name === name)!, backend, referenceBackend())
+        const launches = fake.lines().filter(line => line.startsWith('launch'))
+        return launches.map(line => Number(line.split(' ')[2]!.split(',')[0]))
+      }
+      const [all, rows] = [grids('amax_lines'), grids('cross_entropy')]
+      assert.deepEqual(
+        all.filter((_, i) => i % 2),
+        Array(all.length / 2).fill(1),
+      )
+      assert.ok(Math.max(...all) > 1)
+      assert.deepEqual(rows, [1, 9, 5, 3, 7])
+      backend.close()
+    }))
 
   it('has no product where cuBLASLt names no algorithm', () => {
     const backend = open()

@@ -14,6 +14,8 @@ export interface CudaKernel {
   /** Bytes of device memory that the launches share; undefined contents, 256-byte aligned. Default: none. */
   workspace?(dims: Dims, scalars: Scalars, call: CudaCall): number
   launches(dims: Dims, scalars: Scalars, call: CudaCall): readonly (Launch | Product)[]
+  /** Whether its launches are one, of an entry point that is right for any number of blocks of 256 threads, as it is where nothing is named. */
+  readonly anyBlocks?: true
   /** Replaces the contract's tolerance, where sums are in an order that the reference's is not; may differ with the dtype of activations. */
   readonly tolerance?: number | Readonly<Record<Activation, number>>
 }

@@ -9,6 +9,7 @@ const manyBlocks = 4096
  * one to two times as many as an H200 holds at once. Other dtypes and rotations than by 16 keep many blocks.
  */
 export const fewBlocks = (most: number): CudaKernel => ({
+  anyBlocks: true,
   launches({ rows, cols }, { hadamard = 0 }, { act }) {
     const few = act === 'bf16' && (hadamard === 0 || hadamard === 16)
     return [{ grid: Math.min(Math.ceil((rows! * cols!) / share), few ? most : manyBlocks), block: 256 }]
