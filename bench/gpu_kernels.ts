@@ -12,6 +12,7 @@ import { rmsNormBackward } from '../src/kernels/rms_norm/rms_norm.ts'
 import { ssd, ssdBackward } from '../src/kernels/ssd/ssd.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import { evaluateWord } from '../src/tensor/bind.ts'
+import type { CudaKernel } from '../src/tensor/cuda.ts'
 import { type Activation, dtypes } from '../src/tensor/dtype.ts'
 import type { Case, Kernel } from '../src/tensor/kernel.ts'
 import { sizeOf, Tensor } from '../src/tensor/tensor.ts'
@@ -27,8 +28,16 @@ export interface Failure {
 /** A kernel as it is, and where its blocks take piece after piece of large matrices by a single block, which does so with the small ones of cases. */
 function launched(kernel: Kernel): readonly { kernel: Kernel; by: string }[] {
   const plain = { kernel, by: '' }
-  if (kernel.cuda && !kernel.cuda.anyBlocks) return [plain]
-  return [plain, { kernel: { ...kernel, cuda: { launches: () => [{ grid: 1, block: 256 }] } }, by: ' by one block' }]
+  const by = (launches: CudaKernel['launches']) => [
+    plain,
+    { kernel: { ...kernel, cuda: { ...kernel.cuda, launches } }, by: ' by one block' },
+  ]
+  const { cuda } = kernel
+  if (!cuda || cuda.anyBlocks) return by(() => [{ grid: 1, block: 256 }])
+  if (!cuda.persistent) return [plain]
+  return by((dims, scalars, { device, ...call }) =>
+    cuda.launches(dims, scalars, { ...call, ...(device && { device: { ...device, multiprocessors: 1 } }) }),
+  )
 }
 
 /** The cases of a kernel whose results are not within tolerance of the reference's; a case that throws fails, and so do those after a lost GPU. */

@@ -16,6 +16,8 @@ export interface CudaKernel {
   launches(dims: Dims, scalars: Scalars, call: CudaCall): readonly (Launch | Product)[]
   /** Whether its launches are one, of an entry point that is right for any number of blocks of 256 threads, as it is where nothing is named. */
   readonly anyBlocks?: true
+  /** Whether it may launch as many blocks as the device has multiprocessors, each of which takes task after task. */
+  readonly persistent?: true
   /** Replaces the contract's tolerance, where sums are in an order that the reference's is not; may differ with the dtype of activations. */
   readonly tolerance?: number | Readonly<Record<Activation, number>>
 }

@@ -124,7 +124,7 @@ export const attention = defineKernel({
   })),
   tolerance: 2e-6,
   flops: operations(2),
-  cuda: { launches: forwardLaunches },
+  cuda: { persistent: true, launches: forwardLaunches },
 })
 
 /**
@@ -171,6 +171,7 @@ export const attentionBackward = defineKernel({
   tolerance: 5e-6,
   flops: operations(5),
   cuda: {
+    persistent: true,
     // With BF16, probabilities and their gradients are rounded where they enter a product.
     tolerance: { f32: 5e-6, bf16: 1e-3 },
     workspace: ({ rows, heads }) => 4 * rows! * heads!,
