@@ -93,7 +93,8 @@ function extraTokens(both: readonly Both[]): Pair['extra_tokens'] {
     if (reached === undefined) return []
     return [atR > atB ? step / reached - 1 : reached / step - 1]
   })
-  const found = estimate(shares)
+  // Seeds of which it cannot be told are the worst: the others alone would make the recipe better than it is.
+  const found = shares.length === both.length ? estimate(shares) : undefined
   return found ? { mean: found.mean, interval: found.interval, resolved: found.resolved, step } : null
 }
 
