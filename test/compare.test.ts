@@ -77,6 +77,16 @@ describe('a comparison', () => {
     const noisy = (step: number) => 4 - step / 10 + (step % 3) / 2
     const same = [makeRun({ recipe: 'bf16', loss: noisy }), makeRun({ recipe: 'nvfp4', loss: noisy })]
     assert.equal(compareDirectories(same, 'bf16').pairs[0]!.extra_tokens!.mean, 0)
+    const hopeless = compareDirectories(
+      [
+        makeRun({ recipe: 'bf16', loss: step => 4 - step / 10 }),
+        makeRun({ recipe: 'mxfp4', loss: step => 4 - step / 20 }),
+        makeRun({ recipe: 'bf16', seed: 2, loss: step => 4 - step / 10 }),
+        makeRun({ recipe: 'mxfp4', seed: 2, loss: step => 4 + step / 20 }),
+      ],
+      'bf16',
+    ).pairs[0]!
+    assert.equal(hopeless.extra_tokens, null, 'the baseline never had the loss of the second seed')
   })
 
   it('leaves a run that diverged out of the differences, and says where it did', () => {
