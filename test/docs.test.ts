@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { describe, it } from 'node:test'
 import { packageRoot } from '../src/backends/open.ts'
 import { commands } from '../src/cli/commands.ts'
+import { configKeys, schemaAt } from '../src/config/keys.ts'
 import { recipes } from '../src/recipes/recipes.ts'
 
 /** What the documents name must exist. */
@@ -73,6 +74,19 @@ describe('documents', () => {
         .map(cell => cell.split(' ')[0]!)
         .sort(),
       commands.map(({ name }) => name).sort(),
+    )
+  })
+
+  it('list every key of a config with its default', () => {
+    const rows = [...read('docs/config.md').matchAll(/^\| `([\w.]+)` \| (.*?) \|/gm)].map(match => [match[1], match[2]])
+    const defaultOf = (key: string): string => {
+      const { type, defaultValue } = schemaAt(key)!._zod.def as { type: string; defaultValue?: unknown }
+      if (type !== 'default') return type === 'optional' ? 'absent' : 'needed'
+      return `\`${typeof defaultValue === 'string' ? defaultValue : JSON.stringify(defaultValue)}\``
+    }
+    assert.deepEqual(
+      rows,
+      configKeys.map(key => [key, defaultOf(key)]),
     )
   })
 
