@@ -5,16 +5,29 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const load = path => import(pathToFileURL(join(root, 'dist', 'src', path)).href)
-const [{ cudaSources }, { compileOptions, Nvrtc }, { kernels }] = await Promise.all([
+const [{ libraryDirectories }, { cudaSources }, { compileOptions, Nvrtc }, { kernels }] = await Promise.all([
+  load('backends/cuda/libraries.js'),
   load('backends/cuda/modules.js'),
   load('backends/cuda/nvrtc.js'),
   load('kernels/index.js'),
 ])
 const [folder, part = '', names = 'sm_90a'] = process.argv.slice(2)
 const architectures = names.split(',')
-const nvrtc = new Nvrtc(folder ? [folder] : [])
+const stop = message => {
+  console.error(message)
+  process.exit(1)
+}
+const open = () => {
+  try {
+    return new Nvrtc(folder ? [folder] : libraryDirectories())
+  } catch (error) {
+    return stop(error.message)
+  }
+}
+const nvrtc = open()
 let failed = 0
 const sources = cudaSources(join(root, 'src', 'kernels'), kernels).filter(({ name }) => name.includes(part))
+if (sources.length === 0) stop(`no .cu has "${part}" in its name`)
 const wanted = architectures.flatMap(name => ['f32', 'bf16'].map(act => compileOptions(name, act)))
 for (const source of sources)
   for (const options of wanted)

@@ -218,7 +218,7 @@ export function register(program: Command): void {
       'after',
       `
 Keys: seed, steps, recipe, rules, backend, threads, level, libraries, model.*, data.*, optimizer.*, schedule.*, checkpoint.*, validation.*.
-A config file holds the same keys as YAML or JSON; "extends: <preset>" starts from a preset.
+A config file holds the same keys as YAML or JSON; "extends: <preset>" starts from a preset. docs/config.md has them all, with defaults.
 
 Examples:
   halfbyte train tiny
