@@ -78,6 +78,11 @@ describe('mixture', () => {
   })
 })
 
+it('a stream has as many windows as it has whole sequences with a target for each token', () => {
+  const windows = [0, 1, 16, 17, 32, 33].map(size => windowsOf(new MemoryStream(new Uint16Array(size), 1), 16))
+  assert.deepEqual(windows, [0, 0, 0, 1, 1, 2])
+})
+
 describe('a sampler of several sources', () => {
   const tokenizer = tokenizers.bytes!
   /** Windows of 16 tokens whose first says the source and whose second the window. */

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { packageRoot } from '../src/backends/open.ts'
 import { openCorpus } from '../src/data/corpus.ts'
-import { makeIndex } from '../src/data/megatron.ts'
+import { makeIndex, tokenTypeFor } from '../src/data/megatron.ts'
 import { mixtureOf } from '../src/data/mixture.ts'
 import { Sampler, Validation } from '../src/data/sampler.ts'
 import { holdOutTail, openShard } from '../src/data/shards.ts'
@@ -56,6 +56,10 @@ describe('files of tokens', () => {
     const lengths = Int32Array.from(documents, ({ length }) => length)
     for (const type of ['uint16', 'int32'] as const)
       assert.deepEqual(makeIndex(type, lengths), readFileSync(golden(`corpus/${type}.idx`)))
+  })
+
+  it('have two bytes a token as long as that holds every token', () => {
+    assert.deepEqual([257, 65_536, 65_537].map(tokenTypeFor), ['uint16', 'uint16', 'int32'])
   })
 
   it('hold out their last documents, found by the index or a separator', () => {

@@ -9,11 +9,13 @@ import { compressedTensors } from '../src/export/compressed_tensors.ts'
 import { type BlockType, ggufBlocks } from '../src/export/gguf_blocks.ts'
 import { quantisedLayers, WeightImages } from '../src/export/images.ts'
 import { modelopt } from '../src/export/modelopt.ts'
+import { divisor, multiplier } from '../src/export/packed.ts'
 import { type Exported, type ExportOptions, targets } from '../src/export/targets.ts'
 import { openExportedRun, type Weights } from '../src/export/weights.ts'
 import { fromBf16, roundBf16 } from '../src/formats/bf16.ts'
 import { decode, e2m1, e4m3 } from '../src/formats/minifloat.ts'
 import { codeAt } from '../src/formats/quantize.ts'
+import { FLT_MAX } from '../src/formats/scales.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { Model } from '../src/model/model.ts'
 import { RecordWriter } from '../src/run/records.ts'
@@ -127,6 +129,13 @@ describe('codes of training', () => {
 })
 
 describe('packed layouts', () => {
+  it('divide by what an outer scale is the inverse of, rounded once, finite for zeros and tiny weights', () => {
+    assert.deepEqual([divisor(0, 2688), divisor(1e-37, 2688), divisor(3, 2688)], [1, FLT_MAX, 896])
+    // In one division: the inverse of the rounded factor would be the next number.
+    assert.equal(divisor(0.7, 2688), Math.fround(2688 / 0.7))
+    assert.equal(multiplier(0.7, 2688), Math.fround(0.7 / 2688))
+  })
+
   const tensorOf = (tensor: TensorToWrite): string => {
     const given = typeof tensor.data === 'function' ? tensor.data() : tensor.data
     const views = ArrayBuffer.isView(given) ? [given] : [...given]

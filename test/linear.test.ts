@@ -8,6 +8,7 @@ import { signWords } from '../src/formats/hadamard.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { add } from '../src/ops/add.ts'
+import { dequantizeImage } from '../src/ops/image.ts'
 import { gemms, Linear, type LinearState, linear, roles, streamOf } from '../src/ops/linear.ts'
 import { rmsNorm } from '../src/ops/rms_norm.ts'
 import { squaredRelu } from '../src/ops/squared_relu.ts'
@@ -160,6 +161,24 @@ describe('linear', () => {
       const rounded = exact(x.map(roundBf16), w.map(roundBf16), dy.map(roundBf16), shape)
       const bf16 = new Bench(backend, rulesOf(findRecipe('bf16')), w, shape, 'f32').run(x, dy)
       for (const part of ['y', 'dx', 'dw'] as const) assert.ok(distance(bf16[part], rounded[part]) < 1e-6, part)
+    }
+  })
+
+  it('quantises what forward read again where the recipe says so', () => {
+    const [x, w, dy] = [normals(128 * 128, 1), normals(128 * 128, 2), normals(128 * 128, 3)]
+    for (const backend of backends) {
+      const bench = new Bench(backend, rulesOf(findRecipe('quartet2')), w, [128, 128], 'f32')
+      bench.beginStep(3)
+      const read: Record<string, unknown> = {}
+      bench.state.watch = ({ role, values, image }) => {
+        if (role === 'xRows' || role === 'wRows')
+          read[role] = dequantizeImage(backend, bench.tape.allocate, image, 'f32').floats()
+        if (role === 'xColumns' || role === 'wColumns') read[role] = values.floats()
+      }
+      bench.run(x, dy)
+      assert.ok(read.xRows && read.wRows)
+      assert.deepEqual(read.xColumns, read.xRows)
+      assert.deepEqual(read.wColumns, read.wRows)
     }
   })
 

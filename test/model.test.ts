@@ -301,6 +301,10 @@ describe('model', () => {
       () => build(cpu, 'mxfp4', { ...config, hidden: 48 }, 32, 32),
       /48 input features are not a multiple of 32, which mxfp4 needs/,
     )
+    assert.throws(
+      () => build(cpu, 'nvfp4-plain-sr-rht-2d', { ...config, ffn: 40 }, 16, 32),
+      /layers\.2\.mixer\.up_proj: 40 output features are not a multiple of 16/,
+    )
     assert.throws(() => build(cpu, 'quartet2', config, 16, 16), /not a multiple of 128, which a rotation of 128 needs/)
     assert.throws(() => build(cpu, 'bf16', config, 16, 24), /24 tokens is not a whole number of sequences of 16/)
     assert.throws(

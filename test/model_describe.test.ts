@@ -110,6 +110,7 @@ describe('describeModel', () => {
         parameters,
       )
       assert.equal(flops.linears + flops.mixers + flops.head, flops.total)
+      assert.equal(flops.head, 6 * shapeOf(name).vocab * shapeOf(name).hidden)
       assert.equal(flops.linears, 6 * linears.reduce((sum, { rows, cols }) => sum + rows * cols, 0))
       assert.equal(memory.weights, 4 * parameters)
     }

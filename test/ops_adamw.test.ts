@@ -4,8 +4,11 @@ import { referenceBackend } from '../src/backends/reference.ts'
 import { adamw, adamwFlags } from '../src/kernels/adamw/adamw.ts'
 import { gradientStatistics } from '../src/kernels/gradient_statistics/gradient_statistics.ts'
 import { optimizerControl } from '../src/kernels/optimizer_control/optimizer_control.ts'
+import { ones } from '../src/model/initialise.ts'
+import { Parameters } from '../src/model/parameters.ts'
 import { type DType, dtypes } from '../src/tensor/dtype.ts'
 import { Tensor } from '../src/tensor/tensor.ts'
+import { Optimizer } from '../src/train/optimizer.ts'
 
 const near = (got: number, want: number, relative = 1e-5) =>
   assert.ok(Math.abs(got - want) <= relative * Math.abs(want), `got ${got}, wanted ${want}`)
@@ -60,4 +63,45 @@ it('three steps of statistics, control and AdamW follow the formulas in FP64', (
   assert.deepEqual(Array.from(statistics.floats().subarray(4)), [15, 1, 1, 16])
   assert.equal(control.floats()[5], 0)
   assert.deepEqual(w.floats(), before, 'a gradient that is not finite changes nothing')
+})
+
+it('a gradient that stays the same moves weights by the learning rate at every step, and those that decay towards zero', () => {
+  const specs = [
+    { name: 'matrix', shape: [3, 16], initialise: ones, decay: true, linear: true as const },
+    { name: 'norm', shape: [20], initialise: ones, decay: false },
+  ]
+  const parameters = new Parameters(referenceBackend(), specs, 1)
+  const config = { lr: 1, beta1: 0.9, beta2: 0.95, eps: 1e-12, weight_decay: 0.1, clip: 1 }
+  const optimizer = new Optimizer(parameters, config)
+  const want = { matrix: 1, norm: 1 }
+  for (let step = 0; step < 4; step++) {
+    const rate = 0.1 * (step + 1)
+    for (const { gradient, shape } of parameters.all) {
+      const sign = shape.length > 1 ? 1 : -1
+      gradient.write(new Float32Array(gradient.size).fill(sign * 0.01))
+    }
+    optimizer.schedule(step, rate)
+    optimizer.update()
+    want.matrix -= rate * (1 + 0.1 * want.matrix)
+    want.norm += rate
+    for (const [name, wanted] of Object.entries(want))
+      for (const value of parameters.named(name).value.floats()) near(value, wanted)
+    const { updated, norm, largest } = optimizer.report()()
+    assert.ok(updated)
+    near(norm, 0.01 * Math.sqrt(68))
+    assert.equal(largest.name, 'matrix')
+    // Products overwrite what others add to.
+    assert.ok(
+      parameters
+        .named('matrix')
+        .gradient.floats()
+        .every(g => g !== 0),
+    )
+    assert.ok(
+      parameters
+        .named('norm')
+        .gradient.floats()
+        .every(g => g === 0),
+    )
+  }
 })

@@ -269,6 +269,11 @@ describe('the lock of a run', () => {
       `${directory.replace(root, 'ROOT')} is being written by process ${process.pid}; wait until it ends, or stop it`,
     )
     run.close()
+    const last = open(directory)
+    lock(directory, { pid: 12, host: 'elsewhere', started: '1' })
+    last.close()
+    assert.ok(existsSync(join(directory, 'lock')), 'the lock of another is not given back')
+    rmSync(join(directory, 'lock'))
     open(directory).close()
     assert.ok(!existsSync(join(directory, 'lock')))
   })
@@ -343,6 +348,11 @@ describe('records', () => {
     const records = Array.from({ length: 5000 }, (_, step) => ({ step, text: 'ü'.repeat(step % 150) }))
     writeFileSync(path, lines(...records))
     assert.deepEqual([...readRecords(path)], records)
+    const directory = fresh()
+    mkdirSync(directory)
+    writeFileSync(join(directory, 'metrics.jsonl'), lines(...records))
+    cutRecords(directory, 4500)
+    assert.equal(readFileSync(join(directory, 'metrics.jsonl'), 'utf8'), lines(...records.slice(0, 4501)))
   })
 
   it('name a line that is none', () => {

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { packageRoot } from '../src/backends/open.ts'
+import { specialToken, splitAddedTokens } from '../src/data/added_tokens.ts'
 import { MergeTable } from '../src/data/merges.ts'
 import { translatePattern } from '../src/data/pattern.ts'
 import type { Tokenizer } from '../src/data/tokenizer.ts'
@@ -75,6 +76,14 @@ describe('tokenizers of files', () => {
     }
   })
 
+  it('find the longest of several added tokens that begin at one place', () => {
+    const found: (string | number)[] = []
+    const split = splitAddedTokens([specialToken('<s', 1), specialToken('<s>', 2)])
+    const add = (piece: string | number) => found.push(piece)
+    split('a<s>b<sc', add, add)
+    assert.deepEqual(found, ['a', 2, 'b', 1, 'c'])
+  })
+
   it('keep the first of two merges of one pair', () => {
     const table = new MergeTable(2)
     table.add(1, 2, 0, 300)
@@ -134,6 +143,38 @@ interface TokenizerJson {
 }
 
 describe('tokenizers that cannot be used', () => {
+  it('of another shape are refused by the place in the file', () => {
+    const cases: [change: (value: Record<string, unknown> & TokenizerJson) => void, message: string][] = [
+      [value => delete (value as Partial<TokenizerJson>).model, 'found the model of no type, wanted BPE'],
+      [value => (value.model = [] as never), 'model: found a list, wanted an object'],
+      [value => (value.model.vocab = [] as never), 'model.vocab: found a list, wanted an object'],
+      [value => (value.model.merges = {} as never), 'model.merges: found an object with no keys, wanted a list'],
+      [value => (value.model.merges[1] = 1), 'model.merges.1: found number, wanted two tokens'],
+      [value => (value.model.merges[0] = ['a']), 'model.merges.0: found a list, wanted two tokens'],
+      [
+        value => delete (value.model as Partial<TokenizerJson['model']>).merges,
+        'found a model without merges, wanted BPE',
+      ],
+      [value => (value.added_tokens = {} as never), 'added_tokens: found an object with no keys, wanted a list'],
+      [value => (value.added_tokens[0] = 3), 'added_tokens.0: found number, wanted an object'],
+      [value => (value.added_tokens[0] = { id: 1 }), 'added_tokens.0.content: found undefined, wanted text'],
+      [value => (value.added_tokens[0] = { id: 1, content: '' }), 'added_tokens.0.content: found "", wanted text'],
+      [value => (value.normalizer = 3), 'normalizer: found number, wanted an object'],
+      [value => (value.pre_tokenizer = {}), 'pre_tokenizer.type: found undefined, wanted text'],
+      [
+        value => (value.pre_tokenizer = { type: 'Sequence', pretokenizers: 3 }),
+        'pre_tokenizer.pretokenizers: found number, wanted a list',
+      ],
+      [
+        value => (value.pre_tokenizer = { type: 'Split', pattern: { Regex: 3 } }),
+        'pre_tokenizer.pattern.Regex: found number, wanted text',
+      ],
+      [value => (value.model.vocab.double = 5), 'token "double" has the number 5 of another'],
+    ]
+    for (const [change, message] of cases)
+      refuses(file('shape.json', json(change as never)), `tokenizer FOLDER/shape.json: ${message}`)
+  })
+
   const json = (change: (value: TokenizerJson) => void) => {
     const value: TokenizerJson = JSON.parse(readFileSync(specs.gpt2!, 'utf8'))
     change(value)
@@ -150,7 +191,7 @@ describe('tokenizers that cannot be used', () => {
       "tokenizer FOLDER/none.json cannot be read: ENOENT: no such file or directory, open 'FOLDER/none.json'",
     )
     refuses(file('a.json', '{'), 'tokenizer FOLDER/a.json: found text that is not JSON, wanted a tokenizer.json')
-    refuses(file('b.json', 'null'), 'tokenizer FOLDER/b.json: found the model undefined, wanted BPE')
+    refuses(file('b.json', 'null'), 'tokenizer FOLDER/b.json: found null, wanted an object')
     refuses(
       file(
         'c.json',

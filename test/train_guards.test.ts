@@ -111,6 +111,16 @@ describe('a run stops and keeps its last good checkpoint', () => {
     assert.ok(weights.equals(faulty!), 'weights were moved by a gradient that is not finite')
   })
 
+  it('when gradients are not finite from the end on: the layer that they come to first goes first', async () => {
+    const trainer = await openTrainer(smallConfig(folder))
+    const setScale = trainer.model.setScale.bind(trainer.model)
+    trainer.model.setScale = () => setScale(Number.POSITIVE_INFINITY)
+    const { loss, updated, nonFiniteOperands } = trainer.step(0)
+    trainer.model.backend.close()
+    assert.ok(Number.isFinite(loss) && !updated)
+    assert.deepEqual(nonFiniteOperands[0], { layer: 'layers.2.mixer.o_proj', tensor: 'output gradient' })
+  })
+
   it('when a weight stops being finite in the very step that would be saved', async () => {
     const config = smallConfig(folder, 'checkpoint.every=3', 'validation.every=3')
     const { error, events, before, after } = await trainWith(config, 6, trainer =>

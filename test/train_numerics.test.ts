@@ -79,7 +79,15 @@ describe('numerics of a sampled step', () => {
       const { model } = trainer
       const watch = model.watch.bind(model)
       model.watch = callback =>
-        watch(callback && (made => compared.push({ found: measure(made, 3), want: whole(made) })))
+        watch(
+          callback &&
+            (made => {
+              compared.push({ found: measure(made, 3), want: whole(made) })
+              const { weight } = model.linears.find(({ name }) => name === made.linear)!
+              const ofOutputs = made.role === 'wRows' || made.role === 'dyColumns'
+              assert.equal(made.lines, ofOutputs ? weight.shape[0] : made.image.rows, `${made.linear} ${made.role}`)
+            }),
+        )
       trainer.step(0)
       trainer.step(1, true)
       model.backend.close()
