@@ -87,6 +87,7 @@ describe('a comparison', () => {
       'bf16',
     ).pairs[0]!
     assert.equal(hopeless.extra_tokens, null, 'the baseline never had the loss of the second seed')
+    assert.equal(hopeless.time_to_equal_loss, null, 'the second seed only rises')
   })
 
   it('leaves a run that diverged out of the differences, and says where it did', () => {

@@ -69,7 +69,7 @@ function timeToEqualLoss(both: readonly Both[]): Pair['time_to_equal_loss'] {
     const [a, b] = [...seconds(baseline), ...seconds(recipe)]
     return a !== undefined && b !== undefined ? [{ loss, a, b }] : []
   })
-  if (times.length === 0) return null
+  if (times.length < Math.max(1, both.length)) return null
   const [baseline_seconds, recipe_seconds] = [mean(times.map(({ a }) => a)), mean(times.map(({ b }) => b))]
   return {
     loss: mean(times.map(({ loss }) => loss)),
