@@ -59,10 +59,10 @@ static void run_cross_entropy(const cross_entropy_args& a) {
       if (target < 0 || target >= a.vocab) {
         const float value = target == -1 ? 0.0f : nan;
         a.losses[r] = value;
-        if (a.gradient)
-          for (int64_t c = 0; c < a.vocab; c++)
-            if (rounded) store(rounded + c, value);
-            else row[c] = value;
+        for (int64_t c = 0; a.gradient && c < a.vocab; c++) {
+          if (rounded) store(rounded + c, value);
+          else row[c] = value;
+        }
         continue;
       }
       const float largest = largest_of(row, a.vocab);

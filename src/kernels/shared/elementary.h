@@ -8,11 +8,12 @@
 #pragma once
 #include "number.h"
 
-// a * b + c, in one rounding where the level has FMA: only for results that have a tolerance.
+// a * b + c, in one rounding where the level has FMA: only for results that have a tolerance. The portable level has none, not even on
+// processors that do: it computes the same numbers on all of them.
 SHARED float multiply_add(float a, float b, float c) {
 #ifdef __CUDA_ARCH__
   return fmaf(a, b, c);
-#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#elif defined(__FMA__)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;

@@ -128,7 +128,7 @@ template <class Act> struct Backward {
         decays.row(i, q, [=](int64_t j, float decay, bool inside) {
           const float dot = dots[j];
           const float weight = decay * cb[j];
-          const float product = inside & (j < i) ? weight * dot : 0.0f;
+          const float product = (inside & (j < i)) ? weight * dot : 0.0f;
           k[j] += inside ? decay * (delta[j] * dot) : 0.0f;
           dots[j] = inside ? weight : 0.0f;
           column[j] += product;
