@@ -1,4 +1,3 @@
-import { availableParallelism } from 'node:os'
 import { recipeOf } from '../config/rules.ts'
 import type { RunConfig } from '../config/schema.ts'
 import type { Corpus } from '../data/corpus.ts'
@@ -12,6 +11,7 @@ import { fromBackend } from '../run/checkpoint.ts'
 import type { Progress } from '../run/files.ts'
 import { restoreTensors, toBackend } from '../run/restore.ts'
 import type { Backend } from '../tensor/backend.ts'
+import { usableProcessors } from '../tensor/processors.ts'
 import type { Routes } from '../tensor/routes.ts'
 import { persistentTensor, type Tensor } from '../tensor/tensor.ts'
 import { operandPlace, type Place } from './guards.ts'
@@ -207,7 +207,7 @@ export class Trainer {
    */
   async initialise(options: Omit<DrawOptions, 'threads'> = {}): Promise<void> {
     if (!this.#isEmpty) return
-    const { model, seed, threads = availableParallelism() } = this.config
+    const { model, seed, threads = usableProcessors() } = this.config
     await drawWeights(this.model.parameters, model, seed, { ...options, threads })
     this.model.weightsChanged()
     this.#isEmpty = options.signal?.aborted === true
