@@ -7,9 +7,10 @@ import { recipeOf } from '../src/config/rules.ts'
 import { inputAmax } from '../src/export/activations.ts'
 import { compressedTensors } from '../src/export/compressed_tensors.ts'
 import { type BlockType, ggufBlocks } from '../src/export/gguf_blocks.ts'
+import { ggufFile } from '../src/export/gguf_export.ts'
 import { quantisedLayers, WeightImages } from '../src/export/images.ts'
 import { modelopt } from '../src/export/modelopt.ts'
-import { divisor, multiplier } from '../src/export/packed.ts'
+import { divisor, multiplier, packedCheckpoint } from '../src/export/packed.ts'
 import { type Exported, type ExportOptions, targets } from '../src/export/targets.ts'
 import { openExportedRun, type Weights } from '../src/export/weights.ts'
 import { fromBf16, roundBf16 } from '../src/formats/bf16.ts'
@@ -155,7 +156,7 @@ describe('packed layouts', () => {
       const image = images.of('w')
       const wanted = fixture[format]
       assert.equal(Buffer.from(ggufBlocks(image, format as BlockType)).toString('hex'), wanted.blocks)
-      const outer = { amax: images.amax('w'), bound: images.bound('w'), input: 2688 * 3 }
+      const outer = { amax: () => images.amax('w'), bound: images.bound('w'), input: 2688 * 3 }
       const packed = compressedTensors.tensors(format, () => image, [rows, cols], outer)
       assert.equal(tensorOf(packed.weight_packed!), wanted.codes)
       assert.equal(tensorOf(packed.weight_scale!), wanted.scales)
@@ -271,6 +272,16 @@ describe('packed layouts', () => {
       assert.ok(![...tensors.keys()].some(name => name.includes('input')))
       await assert.rejects(exportTo('modelopt', recipe, { inputs: given }), /wants the largest magnitudes of inputs/)
     }
+  })
+
+  it('read no weight before it is written: an export of a large model hears signals from its beginning', () => {
+    const opened = openExportedRun(makeRun(join(folder, 'unread'), configOf(hybrid), { inputs }), 10, () => {})
+    const weights = { shape: opened.weights.shape, read: () => assert.fail('a weight is read') }
+    for (const layout of [compressedTensors, modelopt])
+      assert.ok(packedCheckpoint({ ...opened, weights }, tokenizer, 'bf16', layout).summary.quantised > 0)
+    const file = ggufFile({ ...opened, weights }, tokenizer, { dtype: 'bf16', quantised: true }, () => {})
+    assert.ok(file.packed!.quantised > 0)
+    opened.close()
   })
 
   it('refuse recipes whose forward weights they cannot say', async () => {

@@ -43,8 +43,8 @@ export const compressedTensors: PackedLayout = {
       weight_packed: { dtype: 'U8', shape: [rows!, cols! / 2], data: () => image().codes },
       weight_scale: { dtype: schemes[format]!.scaleDtype, shape: [rows!, cols! / block], data: () => image().scales },
       ...(tensorScale && {
-        weight_global_scale: scalar(divisor(amax, bound), [1]),
-        ...(input !== undefined && { input_global_scale: scalar(divisor(input, inputBound), [1]) }),
+        weight_global_scale: scalar(() => divisor(amax(), bound), [1]),
+        ...(input !== undefined && { input_global_scale: scalar(() => divisor(input, inputBound), [1]) }),
       }),
     }
   },

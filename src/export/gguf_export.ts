@@ -70,11 +70,11 @@ function blockTensor(image: () => WeightImage, part: CheckpointPart, place: Gguf
   }
 }
 
-const scaleTensor = (name: string, value: number): GgufTensor => ({
+const scaleTensor = (name: string, value: () => number): GgufTensor => ({
   name,
   type: 'f32',
   shape: [1],
-  data: () => [bytesOf(Float32Array.of(value))],
+  data: () => [bytesOf(Float32Array.of(value()))],
 })
 
 /** llama.cpp's number for what most tensors of a file are. */
@@ -154,8 +154,8 @@ export function ggufFile(
     const beside = (suffix: string) => place.name.replace(/weight$/, suffix)
     return [
       tensor,
-      scaleTensor(beside('scale'), multiplier(images.amax(parameter), images.bound(parameter))),
-      ...(amax === undefined ? [] : [scaleTensor(beside('input_scale'), multiplier(amax, inputBound))]),
+      scaleTensor(beside('scale'), () => multiplier(images.amax(parameter), images.bound(parameter))),
+      ...(amax === undefined ? [] : [scaleTensor(beside('input_scale'), () => multiplier(amax, inputBound))]),
     ]
   })
   const most = blocks[0]?.type ?? dtype

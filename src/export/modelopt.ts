@@ -13,8 +13,8 @@ export const modelopt: PackedLayout = {
   tensors: (format, image, [rows, cols], { amax, bound, input }) => ({
     weight: { dtype: 'U8', shape: [rows!, cols! / 2], data: () => image().codes },
     weight_scale: { dtype: 'F8_E4M3', shape: [rows!, cols! / formats[format].block], data: () => image().scales },
-    weight_scale_2: scalar(multiplier(amax, bound), []),
-    input_scale: scalar(multiplier(input!, inputBound), []),
+    weight_scale_2: scalar(() => multiplier(amax(), bound), []),
+    input_scale: scalar(() => multiplier(input!, inputBound), []),
   }),
   config(_, __, ignore) {
     const algorithm = { quant_algo: 'NVFP4', group_size: 16 }

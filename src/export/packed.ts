@@ -18,8 +18,8 @@ import type { ExportedRun } from './weights.ts'
 
 /** The largest magnitudes of a layer's weight and input, as one number each may be stored. */
 export interface OuterScales {
-  /** value = code * block scale * amax / bound */
-  readonly amax: number
+  /** value = code * block scale * amax / bound. Reads the whole weight: asked for when it is written. */
+  readonly amax: () => number
   readonly bound: number
   /** Of the input; undefined where inputs are not quantised. */
   readonly input: number | undefined
@@ -69,10 +69,10 @@ export interface PackedSummary {
   readonly bf16Bytes: number
 }
 
-export const scalar = (value: number, shape: readonly number[]): TensorToWrite => ({
+export const scalar = (value: () => number, shape: readonly number[]): TensorToWrite => ({
   dtype: 'F32',
   shape,
-  data: Float32Array.of(value),
+  data: () => Float32Array.of(value()),
 })
 
 const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')
@@ -127,7 +127,7 @@ export function packedCheckpoint(
   const packed = (part: CheckpointPart): [string, TensorToWrite][] => {
     const { parameter } = part
     const scales = {
-      amax: images.amax(parameter),
+      amax: () => images.amax(parameter),
       bound: images.bound(parameter),
       input: inputs ? known.get(layers.get(parameter)!.linear) : undefined,
     }
