@@ -320,6 +320,6 @@ describe('both', () => {
       /--steps: found 5, but the checkpoint is of step 12 and the run ends at 12; name an earlier one with --step \(8\)$/m,
       2,
     )
-    await refuses(['sensitivity', run('nvfp4'), '--by', 'luck'], /argument 'luck' is invalid/, 2)
+    await refuses(['sensitivity', run('nvfp4'), '--by', 'luck'], /--by: found "luck", wanted one of score, /, 2)
   })
 })

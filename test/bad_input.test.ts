@@ -56,6 +56,28 @@ describe('a command that is wrong', () => {
       await refuses(['train', config, `threads=${threads}`], /threads: found .*, wanted a whole number, 1 to 1024/, 2)
   })
 
+  it('names the option, what was found there and what is wanted', async () => {
+    const cases: [command: string, sentence: string][] = [
+      ['train-tokenizer text.txt --out x.json --vocab 0', '--vocab: found 0, wanted a whole number from 257'],
+      [
+        'train-tokenizer text.txt --out x.json --vocab 300 --special a a',
+        '--special: found "a" twice, wanted words that differ',
+      ],
+      ['sample run --length many', '--length: found many, wanted a whole number from 1'],
+      ['sample run --seed 1e99', '--seed: found 1e99, wanted a whole number from 0'],
+      ['sample run --length', "option '--length <tokens>' argument missing"],
+      ['sample run --top-p 2', '--top-p: found 2, wanted a number, 0 to 1'],
+      ['quantize a b --seed -1', '--seed: found -1, wanted a whole number from 0, below 9007199254740992'],
+      ['quantize a b --headroom 2', '--headroom: found 2, wanted a number above 0 and at most 1'],
+      ['quantize a b --format fp3', '--format: found "fp3", wanted one of nvfp4, '],
+      ['export run --to pdf --out x', '--to: found "pdf", wanted one of hf, '],
+    ]
+    for (const [command, sentence] of cases) {
+      const start = `halfbyte: ${sentence}`.replace(/[.*+?()[\]{}|]/g, '\\$&')
+      await refuses(command.split(' '), new RegExp(`^${start}`), 2)
+    }
+  })
+
   it('names layer, dimension and nearest size where a recipe cannot run the model', async () => {
     for (const dryRun of [[], ['--dry-run']])
       await refuses(

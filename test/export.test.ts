@@ -258,6 +258,11 @@ describe('import from Hugging Face', () => {
         time_step_limit: [0, 'INF'],
       }).replace('"INF"', 'Infinity'),
     )
+    const long = changed('long', ({ max_position_embeddings: _, ...config }) => ({
+      ...config,
+      max_position_embeddings: 100,
+    }))
+    assert.equal(importedPreset(long).data.sequence, 96)
     const config = configOf(importedPreset(lists))
     assert.deepEqual(config.model, { ...configOf(hybrid).model, init_std: 0.05 } satisfies RunConfig['model'])
   })
@@ -344,7 +349,7 @@ describe('halfbyte export and import', () => {
     assert.equal(again.status, 0, again.stderr)
     assert.equal(JSON.parse(again.stdout).pattern, 'M*-M-')
     for (const [args, status, sentence] of [
-      [['export', runs.hybrid, '--to', 'onnx', '--out', 'x'], 2, /'onnx' is invalid/],
+      [['export', runs.hybrid, '--to', 'onnx', '--out', 'x'], 2, /--to: found "onnx", wanted one of hf, /],
       [['export', runs.hybrid, '--to', 'hf', '--out', out], 1, /exists already/],
       [
         ['export', runs.hybrid, '--to', 'hf', '--out', 'x', '--shard-size', 'big'],

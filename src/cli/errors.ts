@@ -25,11 +25,7 @@ const systemErrors: Readonly<Record<string, string>> = {
 
 /** Escapes that would end the line or disturb a terminal; what the compiler says may have lines of its own. */
 const printable = (text: string): string =>
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is meant
-  text.replace(
-    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g,
-    char => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`,
-  )
+  text.replace(/[^\P{Cc}\n]/gu, char => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`)
 
 /**
  * Errors that carry `exitCode` (UserError, and what backends throw for a missing compiler) are the user's to mend, as are the

@@ -55,11 +55,19 @@ const commandNamed = (args: readonly string[]): string | undefined => {
   return words[0] === 'help' ? words[1] : words[0]
 }
 
+/** `--to: found x, wanted one of hf, gguf`; what is no choice of words says itself what was found. */
+const invalid = (_: string, program: string, option: string, value: string, choices?: string): string =>
+  `${program}${option}: ${choices ? `found ${JSON.stringify(value)}, wanted one of ` : ''}`
+
 /** Commander's message in this program's form: one line that starts with its name. */
 const usageSentence = (message: string): string =>
   message
     .trim()
     .replace(/^error: /, 'halfbyte: ')
+    .replace(
+      /^(halfbyte: )option '[^']*?(--[\w-]+)[^']*' argument '(.*)' is invalid\. (Allowed choices are )?/s,
+      invalid,
+    )
     .replace(/\n\(Did you mean (.*)\?\)$/, (_, name) => `, did you mean '${name}'?`)
     .replaceAll('\n', ' ')
     .replace(/[.?]$/, '')

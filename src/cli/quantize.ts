@@ -250,13 +250,13 @@ async function quantizeFile(input: string, output: string | undefined, flags: Fl
 const wholeBelow = (limit: number) => (text: string) => {
   const value = Number(text)
   if (text.trim() === '' || !Number.isInteger(value) || value < 0 || value >= limit)
-    throw new InvalidArgumentError(`a whole number below ${limit} is wanted.`)
+    throw new InvalidArgumentError(`found ${text}, wanted a whole number from 0, below ${limit}`)
   return value
 }
 
 function share(text: string): number {
   const value = Number(text)
-  if (!(value > 0 && value <= 1)) throw new InvalidArgumentError('a number above 0 and at most 1 is wanted.')
+  if (!(value > 0 && value <= 1)) throw new InvalidArgumentError(`found ${text}, wanted a number above 0 and at most 1`)
   return value
 }
 

@@ -1,3 +1,4 @@
+import { InvalidArgumentError } from 'commander'
 import { openBackend } from '../backends/open.ts'
 import { UserError } from '../config/errors.ts'
 import type { RunConfig } from '../config/schema.ts'
@@ -95,7 +96,7 @@ export const wholeNumber =
   (least: number) =>
   (text: string): number => {
     const value = Number(text)
-    if (!Number.isInteger(value) || value < least)
-      throw new UserError(`found ${text}, wanted a whole number from ${least}`, 2)
+    if (text.trim() === '' || !Number.isSafeInteger(value) || value < least)
+      throw new InvalidArgumentError(`found ${text || 'nothing'}, wanted a whole number from ${least}`)
     return value
   }

@@ -1,15 +1,15 @@
+import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { UserError } from '../config/errors.ts'
 import { unknownName } from '../config/keys.ts'
 import { countWords } from '../data/count_words.ts'
-import { publishText } from '../data/dataset.ts'
 import { CorpusError } from '../data/errors.ts'
 import { expandPaths } from '../data/paths.ts'
 import { translatePattern } from '../data/pattern.ts'
 import { patterns, wordsBy } from '../data/splits.ts'
 import { trainedJson, trainMerges } from '../data/train_merges.ts'
 import { inputKinds } from '../data/units.ts'
-import { wantWritable } from '../run/files.ts'
+import { makeDirectory, replaceFile, wantWritable } from '../run/files.ts'
 import { formatBytes } from './dry_run.ts'
 import { wholeNumber } from './session.ts'
 import { createStatusLine } from './status_line.ts'
@@ -48,6 +48,12 @@ Examples:
       if (!Object.hasOwn(patterns, pattern))
         throw new UserError(unknownName('pattern', pattern, Object.keys(patterns)), 2)
       if (!out.endsWith('.json')) throw new UserError(`--out: found ${out}, wanted the name of a .json file`, 2)
+      const strange = special.find((token, i) => token === '' || special.indexOf(token) !== i)
+      if (strange !== undefined)
+        throw new UserError(
+          `--special: found ${strange ? `"${strange}" twice` : 'an empty word'}, wanted words that differ`,
+          2,
+        )
       wantWritable(out)
       const source = patterns[pattern as keyof typeof patterns]
       const status = createStatusLine(process.stderr)
@@ -61,7 +67,8 @@ Examples:
         const trained = trainMerges(counts, vocab, special, tokens =>
           status.show(`merging: ${tokens} of ${vocab} tokens`),
         )
-        publishText(out, trainedJson(trained, special, source))
+        makeDirectory(dirname(out))
+        replaceFile(out, trainedJson(trained, special, source))
         status.clear()
         const made = {
           out,

@@ -26,7 +26,8 @@ function plainText(path: string, bytes: Buffer): Document[] {
   return [{ name: path, text: bytes }]
 }
 
-function kindOf(value: unknown): string {
+/** A value of JSON in words. */
+export function kindOf(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'a list'
   if (typeof value !== 'object') return typeof value

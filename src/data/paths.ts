@@ -1,5 +1,5 @@
-import { existsSync, readdirSync, realpathSync, statSync } from 'node:fs'
-import { join, sep } from 'node:path'
+import { existsSync, mkdirSync, readdirSync, realpathSync, statSync } from 'node:fs'
+import { dirname, join, sep } from 'node:path'
 import { CorpusError } from './errors.ts'
 
 const byName = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
@@ -79,4 +79,29 @@ export function expandPaths(
   const other = paths.find(path => !kinds.some(kind => path.endsWith(kind)))
   if (other !== undefined) throw new CorpusError(`${what}: ${other} is not a ${listed(kinds)} file`)
   return paths
+}
+
+/**
+ * Creates a folder and those above it that are missing. Node's `recursive` would try for ever where the system says that a folder is missing
+ * although the one above it is there, as in /proc or behind a link that leads nowhere.
+ */
+export function makeDirectory(path: string): void {
+  if (existsSync(path)) return
+  try {
+    makeOne(path)
+  } catch (error) {
+    const above = dirname(path)
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || existsSync(above)) throw error
+    makeDirectory(above)
+    makeOne(path)
+  }
+}
+
+/** Creates a folder, unless another process has made it by now. */
+function makeOne(path: string): void {
+  try {
+    mkdirSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  }
 }

@@ -1,10 +1,10 @@
-import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, rmdirSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Manifest, manifestName, publishText, readManifest, type ShardRecord } from './dataset.ts'
 import type { EncodedUnit } from './encode_unit.ts'
 import { CorpusError } from './errors.ts'
 import { tokenTypeFor } from './megatron.ts'
-import { expandPaths } from './paths.ts'
+import { expandPaths, makeDirectory } from './paths.ts'
 import { placedUnits } from './read_unit.ts'
 import { ShardWriter } from './shard_writer.ts'
 import type { Tokenizer } from './tokenizer.ts'
@@ -161,7 +161,7 @@ export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeR
   const isNew = !existsSync(out)
   let [textBytes, invalid, read, tokens] = [0, 0, 0, 0]
   if (before?.complete) return { manifest: before, resumed, textBytes, invalid }
-  mkdirSync(out, { recursive: true })
+  makeDirectory(out)
   const total = described.files.reduce((sum, { bytes }) => sum + bytes, 0)
   const record = (complete: boolean): Manifest => {
     const manifest: Manifest = { ...described, shards, complete }

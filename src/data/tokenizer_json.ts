@@ -8,6 +8,7 @@ import { MergeTable } from './merges.ts'
 import { readTokenizer } from './read_tokenizer.ts'
 import { openSplits, type PreTokenizerJson } from './splits.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import { wrongShape } from './tokenizer_shape.ts'
 
 /** Reads Hugging Face's `tokenizer.json`: byte-level BPE, as GPT-2, Llama 3, Qwen and Nemotron have it. */
 
@@ -28,7 +29,7 @@ interface ModelJson {
 }
 
 interface TokenizerJson {
-  readonly added_tokens?: readonly AddedToken[]
+  readonly added_tokens?: readonly AddedToken[] | null
   readonly normalizer?: NormalizerJson | null
   readonly pre_tokenizer?: PreTokenizerJson | null
   readonly model?: ModelJson
@@ -50,7 +51,8 @@ const isByteLevel = (json: PreTokenizerJson | null | undefined): boolean =>
 
 /** What keeps a model from being byte-level BPE, or undefined. */
 function unfit({ model, pre_tokenizer }: TokenizerJson): string | undefined {
-  if (model?.type !== 'BPE' || !model.vocab || !model.merges) return `found the model ${model?.type}, wanted BPE`
+  if (model?.type !== 'BPE') return `found the model ${model?.type ?? 'of no type'}, wanted BPE`
+  if (!model.vocab || !model.merges) return `found a model without ${model.vocab ? 'merges' : 'vocab'}, wanted BPE`
   if (!isByteLevel(pre_tokenizer)) return 'found no ByteLevel pre_tokenizer, wanted byte-level BPE'
   if (model.dropout) return `found dropout ${model.dropout}, wanted none`
   if (model.byte_fallback) return 'found byte_fallback, wanted byte-level BPE'
@@ -113,7 +115,7 @@ export function openTokenizerJson(name: string, path: string, separator: string 
   } catch {
     throw new CorpusError(`tokenizer ${path}: found text that is not JSON, wanted a tokenizer.json`)
   }
-  const wrong = unfit(json ?? {})
+  const wrong = wrongShape(json) ?? unfit(json)
   if (wrong) throw new CorpusError(`tokenizer ${path}: ${wrong}`)
   try {
     return openModel(name, path, separator, json, text)
@@ -128,10 +130,11 @@ function openModel(
   name: string,
   path: string,
   separator: string | undefined,
-  { added_tokens: added = [], normalizer, pre_tokenizer: splits, model }: TokenizerJson,
+  { added_tokens, normalizer, pre_tokenizer: splits, model }: TokenizerJson,
   text: string,
 ): Tokenizer {
   const { vocab, merges, ignore_merges: ignoreMerges = false } = model as Required<ModelJson>
+  const added = added_tokens ?? []
   const ids = new Map(Object.entries(vocab))
   const pieces: (Uint8Array | undefined)[] = []
   const byteTokens = new Int32Array(256).fill(-1)
@@ -144,6 +147,8 @@ function openModel(
   }
   for (const [content, id] of ids) {
     const bytes = readBytes(content)
+    if (pieces[id] !== undefined)
+      throw new CorpusError(`token ${JSON.stringify(content)} has the number ${id} of another`)
     place(id, content, bytes ?? Buffer.from(content, 'utf8'))
     if (bytes?.length === 1) byteTokens[bytes[0]!] = id
     if (bytes && ignoreMerges) whole.set(Buffer.from(bytes).toString('latin1'), id)

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { UserError } from '../config/errors.ts'
 import { type DType, dtypes, type TypedArray } from '../tensor/dtype.ts'
@@ -12,6 +12,7 @@ import {
   digesting,
   discard,
   isSystemError,
+  makeDirectory,
   type Pausable,
   type Progress,
   pieceBytes,
@@ -134,7 +135,7 @@ export function* writingCheckpoint(
   const partial = besideName(run, 'writing', step)
   try {
     rmSync(partial, { recursive: true, force: true })
-    mkdirSync(partial, { recursive: true })
+    makeDirectory(partial)
     const digests: Record<string, Digest> = {}
     const lists = Object.entries(files).map(([name, tensors]) => [`${name}.safetensors`, [...tensors]] as const)
     const total = lists.reduce((sum, [, list]) => sum + list.reduce((bytes, tensor) => bytes + bytesOf(tensor), 0), 0)

@@ -6,7 +6,6 @@ import {
   existsSync,
   fstatSync,
   fsyncSync,
-  mkdirSync,
   openSync,
   readSync,
   realpathSync,
@@ -19,30 +18,7 @@ import { dirname, resolve } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { UserError } from '../config/errors.ts'
 
-/**
- * Creates a folder and those above it that are missing. Node's `recursive` would try for ever where the system says that a folder is missing
- * although the one above it is there, as in /proc or behind a link that leads nowhere.
- */
-export function makeDirectory(path: string): void {
-  if (existsSync(path)) return
-  try {
-    makeOne(path)
-  } catch (error) {
-    const above = dirname(path)
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || existsSync(above)) throw error
-    makeDirectory(above)
-    makeOne(path)
-  }
-}
-
-/** Creates a folder, unless another process has made it by now. */
-function makeOne(path: string): void {
-  try {
-    mkdirSync(path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-  }
-}
+export { makeDirectory } from '../data/paths.ts'
 
 /** Hands bytes to an open file and says how many it took, as `fs.writeSync`; a test may give one that fails. */
 export type Write = (file: number, bytes: Uint8Array, offset: number, length: number) => number
