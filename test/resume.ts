@@ -14,9 +14,9 @@ import { type Ended, startCli } from './training.ts'
 export const recordsOf = (run: string) =>
   [...readMetrics(run)].map(({ tokens_per_second: _, ...record }) => record as Readonly<Record<string, unknown>>)
 
-/** What happened in a run itself, and not to its process. */
-const eventsOf = (run: string) =>
-  [...readEvents(run)].filter(({ event }) => !['resumed', 'placement_changed'].includes(event))
+/** What happened to a run's process or files, and not in it. */
+const interruptions = ['resumed', 'placement_changed', 'damaged_checkpoint']
+const eventsOf = (run: string) => [...readEvents(run)].filter(({ event }) => !interruptions.includes(event))
 
 /** Asserts that weights, moments and records are the same to the last bit. */
 export function sameRun(got: string, want: string): void {
