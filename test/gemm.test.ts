@@ -10,7 +10,7 @@ import { gemmNvfp4 } from '../src/kernels/gemm_nvfp4/gemm_nvfp4.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { dequantizeImage, rowImage } from '../src/ops/image.ts'
 import { multiply, type Source } from '../src/ops/multiply.ts'
-import type { FormatName } from '../src/recipes/recipe.ts'
+import type { FormatName, Quantized } from '../src/recipes/recipe.ts'
 import { Arena } from '../src/tensor/arena.ts'
 import type { Backend } from '../src/tensor/backend.ts'
 import type { DType } from '../src/tensor/dtype.ts'
@@ -134,9 +134,10 @@ describe('products', () => {
     x: Float32Array,
     shape: number[],
     format: FormatName,
+    more: Partial<Quantized> = {},
   ) =>
     rowImage(backend, arena.alloc.bind(arena), tensor(x, shape), {
-      spec: { format, round: 'nearest' },
+      spec: { format, round: 'nearest', ...more },
       amax: arena.alloc('f32', [2]),
       random: arena.alloc('u32', [3]).zero(),
       stream: 0,
@@ -146,10 +147,19 @@ describe('products', () => {
     const [m, n, k] = [32, 48, 256]
     const [a, b] = [normals(m * k, 8), normals(n * k, 9)]
     for (const machine of machines)
-      for (const format of ['nvfp4', 'mxfp4', 'mxfp8', 'fp8', 'fp8-tensor'] as const) {
+      for (const [format, ofA, ofB] of [
+        ['nvfp4'],
+        ['nvfp4', { outer: 'row' }],
+        ['nvfp4', {}, { outer: 'row' }],
+        ['nvfp4', {}, { fourOverSix: 'mse' }],
+        ['mxfp4'],
+        ['mxfp8'],
+        ['fp8'],
+        ['fp8-tensor'],
+      ] as const) {
         const { backend, arena, tensor } = machine
         const allocate = (dtype: DType, shape: readonly number[]) => arena.alloc(dtype, shape)
-        const [x, y] = [imageOf(machine, a, [m, k], format), imageOf(machine, b, [n, k], format)]
+        const [x, y] = [imageOf(machine, a, [m, k], format, ofA), imageOf(machine, b, [n, k], format, ofB)]
         const values = [x, y].map(image => dequantizeImage(backend, allocate, image, 'f32').floats())
         const want = product(values[0]!, values[1]!, m, n, k)
         const check = (left: Source, right: Source, wanted: Float32Array, what: string) => {

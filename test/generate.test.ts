@@ -154,6 +154,9 @@ describe('generation', () => {
     assert.deepEqual([...draws({ temperature: 1, topK: 3, topP: 1 })].sort(), [1, 2, 4])
     assert.deepEqual([...draws({ temperature: 1, topK: 0, topP: 0.6 })].sort(), [1, 4])
     assert.deepEqual([...draws({ temperature: 1, topK: 0, topP: 1e-9 })], [1])
+    const equal = Float32Array.of(2, 2)
+    const half = { temperature: 1, topK: 0, topP: 0.5 }
+    for (let seed = 0; seed < 10; seed++) assert.equal(drawToken(equal, half, new Stream(seed, 0)), 0)
     assert.equal(draws({ temperature: 5, topK: 0, topP: 1 }).size, 5)
     const many = Float32Array.from({ length: 1000 }, (_, i) => ((i * 37) % 250) / 10)
     const likely = [...many.keys()].sort((a, b) => many[b]! - many[a]! || a - b)

@@ -4,7 +4,16 @@ import { openBackend } from '../src/backends/open.ts'
 import { roundBf16 } from '../src/formats/bf16.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { kernels } from '../src/kernels/index.ts'
-import { castTo, columnImage, dequantizeImage, type ImageRequest, rowImage, squareImages } from '../src/ops/image.ts'
+import {
+  areMadeTogether,
+  bothImages,
+  castTo,
+  columnImage,
+  dequantizeImage,
+  type ImageRequest,
+  rowImage,
+  squareImages,
+} from '../src/ops/image.ts'
 import type { FormatName, Quantized } from '../src/recipes/recipe.ts'
 import { Arena } from '../src/tensor/arena.ts'
 import type { Backend } from '../src/tensor/backend.ts'
@@ -107,6 +116,20 @@ describe('images', () => {
       () => squareImages(backend, allocate, x, { ...request(spec), hadamard: { size: 16, signs } }),
       /rotated/,
     )
+  })
+
+  it('are the same made together as made apart, with random decisions of their own', () => {
+    for (const format of ['nvfp4', 'mxfp4', 'fp8'] as const) {
+      const x = floats(normal(128 * 128), 128, 128)
+      const row = request({ format, round: 'stochastic' }, 1)
+      const column = { ...request(row.spec, 2), random: row.random }
+      assert.ok(areMadeTogether(row, column))
+      const both = bothImages(backend, allocate, { value: x, mapped: { x, squared: 0 } }, row, column)
+      const apart = { row: rowImage(backend, allocate, x, row), column: columnImage(backend, allocate, x, column) }
+      for (const side of ['row', 'column'] as const)
+        for (const part of ['codes', 'scales'] as const)
+          assert.deepEqual(both[side][part].read(), apart[side][part].read(), `${format} ${side} ${part}`)
+    }
   })
 
   it('says what is not finite', () => {

@@ -124,6 +124,18 @@ describe('model', () => {
     }
   })
 
+  it('evaluates the same whatever was trained on before', () => {
+    const model = build(cpu, 'nvfp4-sr-on-activations', wide, 64, 128)
+    const batch = makeBatch(cpu, randomTokens(128, wide.vocab), 64)
+    const losses = [0, 1].map(microBatch => {
+      model.loss(batch, microBatch)
+      model.lossSum.zero()
+      model.evaluate(batch)
+      return model.lossSum.floats()[0]
+    })
+    assert.equal(losses[0], losses[1])
+  })
+
   it('gives every norm the eps of its config', () => {
     const shape = { ...config, eps: 0.25 }
     const model = build(reference, 'fp32', shape, 16, 16)

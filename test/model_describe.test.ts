@@ -116,6 +116,15 @@ describe('describeModel', () => {
     }
   })
 
+  it('counts what attention and squared ReLU add to the products of linear layers', () => {
+    const mixers = (pattern: string) =>
+      describeModel({ ...shapeOf('tiny-dense'), pattern }, findRecipe('bf16'), 256).flops.mixers
+    const { heads, head_dim, ffn } = shapeOf('tiny-dense')
+    // Forward and twice as much backward: q k and p v with half of the 256 tokens; a comparison and a product.
+    assert.equal(mixers('*'), 3 * 2 * (2 * heads * head_dim) * 128)
+    assert.equal(mixers('-*'), mixers('*') + 3 * 2 * ffn)
+  })
+
   it('counts 4.5 bits for a kept input where wgrad reads NVFP4', () => {
     const config = shapeOf('tiny-dense')
     const inputs = config.pattern.length * 0.5 * (128 + 128 + 128 + 512)

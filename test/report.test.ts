@@ -98,6 +98,25 @@ describe('the page of a comparison', () => {
     assert.ok(Math.abs(loss - last) < 0.01, `drawn at ${loss}, is ${last}`)
   })
 
+  it('draws the interval at the end around the mean', () => {
+    const figure = [...document.querySelectorAll('figure')].find(each =>
+      /^Difference at the end/.test(each.textContent!),
+    )!
+    const svg = figure.querySelector('svg')!
+    const bars = [...svg.querySelectorAll('[aria-label="link"] path')].map(path =>
+      path
+        .getAttribute('d')!
+        .match(/-?\d*\.?\d+/g)!
+        .map(Number),
+    )
+    const means = [...svg.querySelectorAll('circle')].filter(dot => dot.getAttribute('r') === '5.5')
+    assert.deepEqual([bars.length, means.length], [2, 3])
+    for (const [i, [from, , width]] of bars.entries()) {
+      const mean = Number(means[i + 1]!.getAttribute('cx'))
+      assert.ok(from! < mean && mean < from! + width!, `${from} and ${width} around ${mean}`)
+    }
+  })
+
   it('says where things lie to a tenth of a pixel, and draws the seeds of a recipe as one group', () => {
     const attributes = [...document.querySelectorAll('svg line, svg circle, svg rect')].flatMap(node =>
       [...node.attributes].map(({ value }) => value),

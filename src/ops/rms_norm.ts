@@ -53,8 +53,8 @@ export function residualNorm(
     know()
     return { x, inverse, w, squared: 0 }
   })
+  // Whatever gave it a gradient has read it, so the inverses are known.
   tape.record(normed, [x, inverse], dy => {
-    know()
     const { tensor: dx, accumulate } = tape.gradientOf(sum)
     backend.run(rmsNormBackward, { dx, dw: weight.gradient, dy, x, w, inverse, accumulate })
   })
