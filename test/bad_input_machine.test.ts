@@ -77,6 +77,7 @@ describe('a damaged checkpoint', () => {
     for (const command of [
       ['resume', run],
       ['train', config, '--run', run],
+      ['sample', run],
     ]) {
       const { status, stderr } = runCli(command)
       assert.equal(status, 1)

@@ -19,7 +19,7 @@ import { UserError } from '../src/config/errors.ts'
 import { loadConfig } from '../src/config/load.ts'
 import type { RunPreset } from '../src/config/schema.ts'
 import { createRunDirectory, openRun } from '../src/run/open.ts'
-import { type Origin, readConfig, readEvents, readMetrics } from '../src/run/read.ts'
+import { type Origin, readConfig, readEvents, readMetrics, readNumerics } from '../src/run/read.ts'
 import { cutRecords, isTraining, isValidation, readRecords } from '../src/run/records.ts'
 import type { Run } from '../src/run/run.ts'
 
@@ -75,6 +75,46 @@ const start = (last = 25): string => {
   run.close()
   return directory
 }
+
+describe('a run that something else has written to', () => {
+  const made = (): string => {
+    const directory = fresh()
+    openRun(directory, config, origin).close()
+    return directory
+  }
+
+  it('is refused by the key of its config.json', () => {
+    const cases: [change: Record<string, unknown>, message: string][] = [
+      [{ device: undefined }, 'device is not as halfbyte writes it, wanted what describes a backend'],
+      [{ device: 3 }, 'device is not as halfbyte writes it, wanted what describes a backend'],
+      [{ corpus: undefined }, 'corpus is not as halfbyte writes it, wanted text'],
+      [{ halfbyte: {} }, 'halfbyte is not as halfbyte writes it, wanted text'],
+      [{ branch: { run: 'a', step: 'x', recipe: 'bf16' } }, 'branch.step is not as halfbyte writes it, wanted a step'],
+      [{ imported: 3 }, 'imported is not as halfbyte writes it, wanted text'],
+    ]
+    for (const [change, message] of cases) {
+      const directory = made()
+      const path = join(directory, 'config.json')
+      writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), ...change }))
+      refuses(() => readConfig(directory), `${path.replace(root, 'ROOT')} is damaged: ${message}`)
+    }
+  })
+
+  it('is refused by the file of records that cannot be read or holds others', () => {
+    const directory = made()
+    mkdirSync(join(directory, 'metrics.jsonl'))
+    const at = (name: string) => join(directory, name).replace(root, 'ROOT')
+    refuses(
+      () => [...readMetrics(directory)],
+      `${at('metrics.jsonl')} cannot be read: EISDIR: illegal operation on a directory`,
+    )
+    writeFileSync(join(directory, 'numerics.jsonl'), '{"step":1}\n')
+    refuses(
+      () => [...readNumerics(directory)],
+      `${at('numerics.jsonl')}: found a record of step 1 without "linear", wanted the layer's name`,
+    )
+  })
+})
 
 describe('run directory', () => {
   it('holds the resolved config, the format version and where the run began', () => {

@@ -304,8 +304,10 @@ export function findCheckpoint(
   progress?: Progress,
 ): Checkpoint {
   if (step !== undefined) return readCheckpoint(run, step, progress)
-  const found = latestGood(run, (_, reason) => notice(reason), progress)
+  const damaged: string[] = []
+  const found = latestGood(run, (_, reason) => damaged.push(reason), progress)
   if (!found) throw new UserError(`${run} has no checkpoint yet`)
+  for (const reason of damaged) notice(reason)
   return found
 }
 

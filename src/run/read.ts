@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { z } from 'zod'
 import { UserError } from '../config/errors.ts'
 import { parseConfig } from '../config/load.ts'
 import type { RunConfig } from '../config/schema.ts'
@@ -33,6 +34,15 @@ export interface Origin {
   /** Folder of the Hugging Face checkpoint that the weights of step 0 came from. */
   readonly imported?: string
 }
+
+const words = { error: 'text' }
+const origin = z.object({
+  halfbyte: z.string(words),
+  device: z.record(z.string(), z.union([z.string(), z.number()]), { error: 'what describes a backend' }),
+  corpus: z.string(words),
+  branch: z.object({ run: z.string(words), step: z.int({ error: 'a step' }), recipe: z.string(words) }).optional(),
+  imported: z.string(words).optional(),
+})
 
 export interface StoredRun {
   readonly config: RunConfig
@@ -72,6 +82,11 @@ export function readRun(directory: string): StoredRun {
     throw new UserError(
       `${path}: found format ${JSON.stringify(format) ?? 'missing'}, wanted ${formatVersion}: the run was written by halfbyte ${halfbyte ?? 'of an unknown version'}`,
     )
+  const { error: wrong } = origin.safeParse({ halfbyte, device, corpus, branch, imported })
+  if (wrong) {
+    const { path: at, message } = wrong.issues[0]!
+    throw new UserError(`${path} is damaged: ${at.join('.')} is not as halfbyte writes it, wanted ${message}`)
+  }
   return {
     config: parseConfig(config, path),
     origin: { halfbyte, device, corpus, ...(branch && { branch }), ...(imported && { imported }) },
@@ -88,5 +103,11 @@ export const readEvents = (directory: string): Generator<EventRecord> =>
   readRecords(join(directory, names.events)) as Generator<EventRecord>
 
 /** Measurements of quantisation; none where a run takes none. */
-export const readNumerics = (directory: string): Generator<NumericsRecord> =>
-  readRecords(join(directory, names.numerics)) as Generator<NumericsRecord>
+export function* readNumerics(directory: string): Generator<NumericsRecord> {
+  const path = join(directory, names.numerics)
+  for (const record of readRecords(path)) {
+    if (typeof record.linear !== 'string')
+      throw new UserError(`${path}: found a record of step ${record.step} without "linear", wanted the layer's name`)
+    yield record as NumericsRecord
+  }
+}

@@ -1,7 +1,7 @@
 import { closeSync, existsSync, fsyncSync, ftruncateSync, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../config/errors.ts'
-import { systemReason, writeAll } from './files.ts'
+import { isSystemError, systemReason, writeAll } from './files.ts'
 import { recordFiles } from './layout.ts'
 
 /** A line of a .jsonl file. `step` counts the steps done, from 1; steps never fall from one line to the next. */
@@ -111,12 +111,16 @@ function parseRecord(path: string, text: string, line: number): RunRecord {
  */
 export function* readRecords(path: string): Generator<RunRecord> {
   if (!existsSync(path)) return
-  const file = openSync(path, 'r')
+  let file: number | undefined
   try {
+    file = openSync(path, 'r')
     let line = 0
     for (const { text } of wholeLines(file)) yield parseRecord(path, text, ++line)
+  } catch (error) {
+    if (!isSystemError(error)) throw error
+    throw new UserError(`${path} cannot be read: ${systemReason(error)}`)
   } finally {
-    closeSync(file)
+    if (file !== undefined) closeSync(file)
   }
 }
 
