@@ -13,16 +13,12 @@ template <class A> static Request<NVFP4> request_of(const A& a, const Scaling& s
 }
 
 template <class Act> static void quantize_nvfp4_rows(const quantize_nvfp4_rows_args<Act>& a) {
-  const auto q = request_of(a, scaling_of(a));
-  if (a.rounding) quantize_rows<NVFP4, Rounding::stochastic>(q, a.x, a.rows, a.cols);
-  else quantize_rows<NVFP4, Rounding::nearest>(q, a.x, a.rows, a.cols);
+  quantize_rows(request_of(a, scaling_of(a)), a.rounding != 0, a.x, a.rows, a.cols);
 }
 EXPORT_ACT(quantize_nvfp4_rows)
 
 template <class Act> static void quantize_nvfp4_columns(const quantize_nvfp4_columns_args<Act>& a) {
-  const auto q = request_of(a, scaling_of(a));
-  if (a.rounding) quantize_columns<NVFP4, Rounding::stochastic>(q, a.x, a.rows, a.cols);
-  else quantize_columns<NVFP4, Rounding::nearest>(q, a.x, a.rows, a.cols);
+  quantize_columns(request_of(a, scaling_of(a)), a.rounding != 0, a.x, a.rows, a.cols);
 }
 EXPORT_ACT(quantize_nvfp4_columns)
 

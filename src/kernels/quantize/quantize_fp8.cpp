@@ -13,15 +13,11 @@ template <class Format, class Act, class A> static Request<Format> lines_of(cons
 }
 
 template <class Format, class Act, class A> static void rows_of(const A& a, const float* amax, float* finds) {
-  const Request<Format> q = lines_of<Format, Act>(a, amax, finds);
-  if (a.rounding) quantize_rows<Format, Rounding::stochastic>(q, a.x, a.rows, a.cols);
-  else quantize_rows<Format, Rounding::nearest>(q, a.x, a.rows, a.cols);
+  quantize_rows(lines_of<Format, Act>(a, amax, finds), a.rounding != 0, a.x, a.rows, a.cols);
 }
 
 template <class Format, class Act, class A> static void columns_of(const A& a, const float* amax, float* finds) {
-  const Request<Format> q = lines_of<Format, Act>(a, amax, finds);
-  if (a.rounding) quantize_columns<Format, Rounding::stochastic>(q, a.x, a.rows, a.cols);
-  else quantize_columns<Format, Rounding::nearest>(q, a.x, a.rows, a.cols);
+  quantize_columns(lines_of<Format, Act>(a, amax, finds), a.rounding != 0, a.x, a.rows, a.cols);
 }
 
 template <class Format, class A, class T> static void square_of(const A& a, const T* x, bool is_bf16, const float* amax, float* finds) {

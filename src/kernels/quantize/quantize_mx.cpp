@@ -7,16 +7,16 @@ template <class A> static Scaling scaling_of(const A& a) {
   return s;
 }
 
+template <class Format, class A> static Request<Format> lines_of(const A& a) {
+  return {a.codes, a.scales, nullptr, 0, a.signs, a.hadamard, Draw(a.random, a.stream), scaling_of(a)};
+}
+
 template <class Format, class A> static void rows_of(const A& a) {
-  const Request<Format> q{a.codes, a.scales, nullptr, 0, a.signs, a.hadamard, Draw(a.random, a.stream), scaling_of(a)};
-  if (a.rounding) quantize_rows<Format, Rounding::stochastic>(q, a.x, a.rows, a.cols);
-  else quantize_rows<Format, Rounding::nearest>(q, a.x, a.rows, a.cols);
+  quantize_rows(lines_of<Format>(a), a.rounding != 0, a.x, a.rows, a.cols);
 }
 
 template <class Format, class A> static void columns_of(const A& a) {
-  const Request<Format> q{a.codes, a.scales, nullptr, 0, a.signs, a.hadamard, Draw(a.random, a.stream), scaling_of(a)};
-  if (a.rounding) quantize_columns<Format, Rounding::stochastic>(q, a.x, a.rows, a.cols);
-  else quantize_columns<Format, Rounding::nearest>(q, a.x, a.rows, a.cols);
+  quantize_columns(lines_of<Format>(a), a.rounding != 0, a.x, a.rows, a.cols);
 }
 
 template <class Format, class A> static void square_of(const A& a) {

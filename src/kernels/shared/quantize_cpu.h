@@ -328,6 +328,19 @@ inline void quantize_columns(const Request<Format>& q, const Act* x, int64_t row
   run_tasks(ColumnTasks<Format, How, Act>{q, x, rows, cols});
 }
 
+// Of the two roundings that formats share.
+template <class Format, class Act>
+inline void quantize_rows(const Request<Format>& q, bool stochastic, const Act* x, int64_t rows, int64_t cols) {
+  if (stochastic) quantize_rows<Format, Rounding::stochastic>(q, x, rows, cols);
+  else quantize_rows<Format, Rounding::nearest>(q, x, rows, cols);
+}
+
+template <class Format, class Act>
+inline void quantize_columns(const Request<Format>& q, bool stochastic, const Act* x, int64_t rows, int64_t cols) {
+  if (stochastic) quantize_columns<Format, Rounding::stochastic>(q, x, rows, cols);
+  else quantize_columns<Format, Rounding::nearest>(q, x, rows, cols);
+}
+
 // Both in one job.
 template <class Format, Rounding How, class Act>
 inline void quantize_both(const Request<Format>& row, const Request<Format>& column, const Act* x, int64_t rows, int64_t cols) {
