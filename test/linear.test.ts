@@ -3,25 +3,23 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { openBackend, packageRoot } from '../src/backends/open.ts'
-import { fromBf16, roundBf16, toBf16 } from '../src/formats/bf16.ts'
-import { signWords } from '../src/formats/hadamard.ts'
+import { roundBf16 } from '../src/formats/bf16.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { kernels } from '../src/kernels/index.ts'
 import { add } from '../src/ops/add.ts'
 import { dequantizeImage } from '../src/ops/image.ts'
-import { gemms, Linear, type LinearState, linear, roles, streamOf } from '../src/ops/linear.ts'
+import { linear, roles, streamOf } from '../src/ops/linear.ts'
 import { rmsNorm } from '../src/ops/rms_norm.ts'
 import { squaredRelu } from '../src/ops/squared_relu.ts'
-import { type Parameter, Tape, Var } from '../src/ops/tape.ts'
+import type { Parameter, Tape, Var } from '../src/ops/tape.ts'
 import type { Recipe } from '../src/recipes/recipe.ts'
 import { findRecipe } from '../src/recipes/recipes.ts'
 import { type ResolvedRecipe, resolveRecipe } from '../src/recipes/resolve.ts'
 import { checkShape } from '../src/recipes/shapes.ts'
 import type { Backend } from '../src/tensor/backend.ts'
-import type { Activation, DType } from '../src/tensor/dtype.ts'
 import type { Kernel } from '../src/tensor/kernel.ts'
 import { floatsOf, readSafetensors } from '../src/tensor/safetensors.ts'
-import { sizeOf, Tensor } from '../src/tensor/tensor.ts'
+import { LinearLayer } from './linear_layer.ts'
 
 const normals = (size: number, stream: number): Float32Array => {
   const random = new Stream(9, stream)
@@ -33,98 +31,6 @@ const distance = (a: Float32Array, b: Float32Array): number => norm(a.map((v, i)
 /** What a recipe does to a layer of the first of a hundred blocks, which none keeps in BF16 there. */
 const rulesOf = (recipe: Recipe): ResolvedRecipe =>
   resolveRecipe(recipe, [{ name: 'layers.9.mixer.up_proj', block: 9 }], { blocks: 100 }, 0, 1)[0]!
-
-/** One linear layer with its own memory. */
-class Bench {
-  readonly tape: Tape
-  readonly layer: Linear
-  readonly state: LinearState
-  readonly #backend: Backend
-  readonly #signs: Tensor
-
-  constructor(
-    backend: Backend,
-    recipe: ResolvedRecipe,
-    weight: Float32Array,
-    shape: [number, number],
-    act: Activation,
-  ) {
-    this.#backend = backend
-    this.tape = new Tape(backend, act)
-    this.#signs = this.tensor('u32', [gemms.length, 4])
-    this.state = {
-      random: this.tensor('u32', [3]),
-      signs: {
-        fixed: this.tensor('u32', [4]).write(signWords('fixed')),
-        none: this.tensor('u32', [4]).write(signWords('none')),
-      },
-      microBatch: 0,
-    }
-    const parameter = {
-      name: 'w',
-      shape,
-      value: this.tensor('f32', shape).write(weight),
-      gradient: this.tensor('f32', shape),
-    }
-    const statistics = this.tensor('f32', [roles.length, 2])
-    this.layer = new Linear({
-      name: 'layer',
-      index: 5,
-      weight: parameter,
-      memory: parameter,
-      recipe,
-      state: this.state,
-      statistics,
-      freshSigns: this.#signs,
-    })
-  }
-
-  tensor(dtype: DType, shape: readonly number[]): Tensor {
-    return new Tensor(this.#backend, this.#backend.alloc(Math.max(64, sizeOf(shape) * 4)), 0, dtype, shape).zero()
-  }
-
-  beginStep(step: number): void {
-    const random = Uint32Array.of(7, 0, step)
-    this.state.random.write(random)
-    const fresh = gemms.flatMap((_, i) => [...signWords('fresh', random, streamOf(5, roles[[0, 4, 5][i]!]!, 0))])
-    this.#signs.write(Uint32Array.from(fresh))
-  }
-
-  /** Output and both gradients in FP32 values; that of the weight starts from zero. The layer reads what `of` makes of x. */
-  run(
-    x: Float32Array,
-    dy: Float32Array,
-    of = (_: Tape, input: Var): Var => input,
-  ): { y: Float32Array; dx: Float32Array; dw: Float32Array } {
-    const { tape, layer } = this
-    const inputs = layer.weight.shape[1]!
-    const put = (shape: number[], values: Float32Array) => {
-      const tensor = tape.allocate('act', shape)
-      return tensor.write(tensor.dtype === 'bf16' ? toBf16(values) : values)
-    }
-    const take = (tensor: Tensor): Float32Array => {
-      const raw = tensor.read()
-      return raw instanceof Uint16Array ? fromBf16(raw) : (raw as Float32Array)
-    }
-    layer.weight.gradient.zero()
-    const result = tape.scope(() => {
-      const tokens = x.length / inputs
-      const input = new Var(put([tokens, inputs], x))
-      let dx = new Float32Array(0)
-      tape.record(input, [], gradient => {
-        dx = Float32Array.from(take(gradient))
-      })
-      const output = linear(tape, layer, of(tape, input))
-      const y = take(output.value)
-      const { tensor } = tape.gradientOf(output)
-      tensor.write(tensor.dtype === 'bf16' ? toBf16(dy) : dy)
-      tape.differentiate()
-      return { y, dx, dw: layer.weight.gradient.floats() }
-    })
-    assert.equal(tape.arena.live, 0)
-    return result
-  }
-}
 
 describe('linear', () => {
   const backends: Backend[] = []
@@ -156,10 +62,10 @@ describe('linear', () => {
     const [x, w, dy] = [normals(10 * 40, 1), normals(24 * 40, 2), normals(10 * 24, 3)]
     const want = exact(x, w, dy, shape)
     for (const backend of backends) {
-      const got = new Bench(backend, rulesOf(findRecipe('fp32')), w, shape, 'f32').run(x, dy)
+      const got = new LinearLayer(backend, rulesOf(findRecipe('fp32')), w, shape, 'f32').run(x, dy)
       for (const part of ['y', 'dx', 'dw'] as const) assert.ok(distance(got[part], want[part]) < 1e-6, part)
       const rounded = exact(x.map(roundBf16), w.map(roundBf16), dy.map(roundBf16), shape)
-      const bf16 = new Bench(backend, rulesOf(findRecipe('bf16')), w, shape, 'f32').run(x, dy)
+      const bf16 = new LinearLayer(backend, rulesOf(findRecipe('bf16')), w, shape, 'f32').run(x, dy)
       for (const part of ['y', 'dx', 'dw'] as const) assert.ok(distance(bf16[part], rounded[part]) < 1e-6, part)
     }
   })
@@ -167,7 +73,7 @@ describe('linear', () => {
   it('quantises what forward read again where the recipe says so', () => {
     const [x, w, dy] = [normals(128 * 128, 1), normals(128 * 128, 2), normals(128 * 128, 3)]
     for (const backend of backends) {
-      const bench = new Bench(backend, rulesOf(findRecipe('quartet2')), w, [128, 128], 'f32')
+      const bench = new LinearLayer(backend, rulesOf(findRecipe('quartet2')), w, [128, 128], 'f32')
       bench.beginStep(3)
       const read: Record<string, unknown> = {}
       bench.state.watch = ({ role, values, image }) => {
@@ -188,7 +94,7 @@ describe('linear', () => {
     const outer = through(dy)
     const want = through(outer).map((value, i) => value + outer[i]!)
     for (const backend of backends) {
-      const bench = new Bench(backend, rulesOf(findRecipe('fp32')), w, [32, 32], 'f32')
+      const bench = new LinearLayer(backend, rulesOf(findRecipe('fp32')), w, [32, 32], 'f32')
       const { dx } = bench.run(x, dy, (tape, input) => add(tape, input, linear(tape, bench.layer, input)))
       assert.ok(distance(dx, want) < 1e-6)
     }
@@ -206,7 +112,7 @@ describe('linear', () => {
     ] as const)
       for (const act of ['f32', 'bf16'] as const)
         for (const backend of backends) {
-          const bench = new Bench(backend, rulesOf(findRecipe(name)), w, [n, k], act)
+          const bench = new LinearLayer(backend, rulesOf(findRecipe(name)), w, [n, k], act)
           bench.beginStep(3)
           const parameter = { value: bench.tensor('f32', [k]).write(normals(k, 4)), gradient: bench.tensor('f32', [k]) }
           const ops = {
@@ -265,7 +171,7 @@ describe('linear', () => {
         wgrad: { ...base.wgrad, a: base.fprop.a },
       }
       for (const backend of backends) {
-        const bench = new Bench(backend, recipe, floats('w'), [outputs, inputs], 'bf16')
+        const bench = new LinearLayer(backend, recipe, floats('w'), [outputs, inputs], 'bf16')
         const { y, dx, dw } = bench.run(floats('x'), floats('dy'))
         assert.equal(y.length, tokens * outputs)
         assert.deepEqual(y, floats('y').map(roundBf16), `${name}: y on ${backend.name}`)
@@ -302,7 +208,7 @@ describe('linear', () => {
     for (const name of names) {
       const limit = name.includes('8') && !name.includes('128') ? 0.05 : 0.25
       const results = backends.map(backend => {
-        const bench = new Bench(backend, rulesOf(findRecipe(name)), w, shape, 'f32')
+        const bench = new LinearLayer(backend, rulesOf(findRecipe(name)), w, shape, 'f32')
         bench.beginStep(3)
         return bench.run(x, dy)
       })
@@ -318,13 +224,13 @@ describe('linear', () => {
     const shape: [number, number] = [32, 48]
     const w = normals(32 * 48, 2)
     const cpu = backends[1]!
-    const bench = new Bench(cpu, rulesOf(findRecipe('nvfp4')), w, shape, 'f32')
+    const bench = new LinearLayer(cpu, rulesOf(findRecipe('nvfp4')), w, shape, 'f32')
     // Unit vectors are exact in every image but for stochastic rounding, which leaves the largest element alone.
     const unit = (size: number, at: number) => Float32Array.from({ length: 16 * size }, (_, i) => (i === at ? 1 : 0))
-    const single = new Bench(cpu, rulesOf(findRecipe('nvfp4-plain')), w, shape, 'f32')
+    const single = new LinearLayer(cpu, rulesOf(findRecipe('nvfp4-plain')), w, shape, 'f32')
     const places = Array.from({ length: 16 }, (_, i) => [(5 * i) % 48, (3 * i) % 32] as const)
     /** Of how many places the forward pass reads another weight than the backward pass. */
-    const differing = (layer: Bench) =>
+    const differing = (layer: LinearLayer) =>
       places.filter(([input, output]) => {
         const { y, dx } = layer.run(unit(48, input), unit(32, output))
         return Math.abs(y[output]! - dx[input]!) > 1e-6 * Math.abs(dx[input]!)
@@ -335,7 +241,7 @@ describe('linear', () => {
 
   it('makes the images of a weight once, until it changes', () => {
     const shape: [number, number] = [32, 32]
-    const bench = new Bench(backends[1]!, rulesOf(findRecipe('nvfp4')), normals(1024, 2), shape, 'f32')
+    const bench = new LinearLayer(backends[1]!, rulesOf(findRecipe('nvfp4')), normals(1024, 2), shape, 'f32')
     const [x, dy] = [normals(16 * 32, 1), normals(16 * 32, 3)]
     const before = bench.run(x, dy).y
     bench.layer.weight.value.write(normals(1024, 4))
@@ -350,8 +256,8 @@ describe('linear', () => {
     const site = [{ name: 'layers.0.mixer.up_proj', block: 0 }]
     const at = (step: number) => resolveRecipe(recipe, site, { blocks: 10 }, step, 100)[0]!
     const [x, w, dy] = [normals(16 * 32, 1), normals(1024, 2), normals(16 * 32, 3)]
-    const [early, late] = [at(0), at(99)].map(rules => new Bench(backends[1]!, rules, w, shape, 'f32').run(x, dy))
-    const bf16 = new Bench(backends[1]!, rulesOf(findRecipe('bf16')), w, shape, 'f32').run(x, dy)
+    const [early, late] = [at(0), at(99)].map(rules => new LinearLayer(backends[1]!, rules, w, shape, 'f32').run(x, dy))
+    const bf16 = new LinearLayer(backends[1]!, rulesOf(findRecipe('bf16')), w, shape, 'f32').run(x, dy)
     assert.deepEqual(late!.y, bf16.y)
     assert.deepEqual(late!.dx, early!.dx)
     assert.deepEqual(late!.dw, early!.dw)
@@ -363,7 +269,7 @@ describe('linear', () => {
     const cpu = backends[1]!
     /** Relative error of the mean over n steps, and the mean's projection on the truth. */
     const measure = (name: string) => {
-      const bench = new Bench(cpu, rulesOf(findRecipe(name)), w, shape, 'f32')
+      const bench = new LinearLayer(cpu, rulesOf(findRecipe(name)), w, shape, 'f32')
       const values = bench.tape.scope(() => bench.layer.forwardValues(bench.tape).floats())
       const want = exact(x, values, dy, shape).dx
       const sum = new Float64Array(want.length)
