@@ -134,6 +134,31 @@ describe('a disk that is full', () => {
   })
 })
 
+describe('output that cannot be written', { skip: existsSync('/dev/full') ? false : 'no /dev/full here' }, () => {
+  it('is told of once, and ends no work', () => {
+    const run = join(folder, 'unseen')
+    const command = (args: readonly string[]) => {
+      const words = [process.execPath, ...cliArguments(args)].map(word => `'${word}'`)
+      return spawnSync('sh', ['-c', `${words.join(' ')} > /dev/full`], { encoding: 'utf8' })
+    }
+    for (const args of [['presets'], ['train', config, 'steps=2', '--run', run]]) {
+      const { status, stderr } = command(args)
+      assert.equal(stderr, 'halfbyte: standard output cannot be written: no space is left on the disk (ENOSPC)\n')
+      assert.equal(status, 1)
+    }
+    assert.deepEqual(listCheckpoints(run), [2])
+  })
+
+  it('of tokenize names the folder', () => {
+    const out = join(folder, 'shards')
+    const words = ['tokenize', join(folder, 'text.txt'), '--tokenizer', 'bytes', '--workers', '1', '--out', out]
+    const quoted = [process.execPath, ...cliArguments(words)].map(word => `'${word}'`)
+    const limited = spawnSync('sh', ['-c', `trap '' XFSZ; ulimit -f 8; ${quoted.join(' ')}`], { encoding: 'utf8' })
+    assert.equal(limited.stderr, `halfbyte: ${out} cannot be written: EFBIG: file too large\n`)
+    assert.equal(limited.status, 1)
+  })
+})
+
 describe('a machine without a C++ compiler', () => {
   it('is told so, with what to do, and the reference backend works there', () => {
     const copy = join(folder, 'package')

@@ -98,11 +98,20 @@ export async function execute(args: readonly string[], table: readonly CommandRo
   }
 }
 
-/** Entry of bin/halfbyte.js. A reader that closes its pipe early (`| head`) is no error and does not end the work. */
+/**
+ * Entry of bin/halfbyte.js. A reader that closes its pipe early (`| head`) is no error; what else keeps output from being written, such as a
+ * full disk, is told once. Neither ends the work.
+ */
 export async function run(args: readonly string[]): Promise<void> {
+  let unwritten = false
   for (const stream of [process.stdout, process.stderr])
     stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') throw error
+      if (error.code === 'EPIPE' || unwritten) return
+      unwritten = true
+      process.exitCode = 1
+      const { message } = describeFailure(error)
+      if (stream === process.stdout) process.stderr.write(`halfbyte: standard output cannot be written: ${message}\n`)
     })
-  process.exitCode = await execute(args)
+  const code = await execute(args)
+  process.exitCode = unwritten ? 1 : code
 }

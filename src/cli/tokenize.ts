@@ -1,7 +1,9 @@
 import type { Command } from 'commander'
+import { UserError } from '../config/errors.ts'
 import { type TokenizeProgress, type TokenizeResult, tokenizeFiles } from '../data/tokenize.ts'
 import { tokenizerForms } from '../data/tokenizers.ts'
 import { inputKinds } from '../data/units.ts'
+import { isSystemError, systemReason } from '../run/files.ts'
 import { formatCount } from '../run/quantities.ts'
 import { usableProcessors } from '../tensor/processors.ts'
 import { formatBytes } from './dry_run.ts'
@@ -104,6 +106,8 @@ Examples:
         else printSummary(result, options.out, seconds)
       } catch (error) {
         status.clear()
+        // Files that cannot be read are named where they are read.
+        if (isSystemError(error)) throw new UserError(`${options.out} cannot be written: ${systemReason(error)}`)
         if (!signal.aborted) throw error
         process.stderr.write('stopped; whole shards are kept, and the same command goes on after them\n')
         process.exitCode = 1
