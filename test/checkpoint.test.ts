@@ -123,6 +123,7 @@ describe('checkpoint', () => {
     const backend = referenceBackend()
     const whole = new Tensor(backend, backend.alloc(64), 0, 'f32', [16]).write(values(16))
     const part = whole.part(4, [8])
+    for (const start of [-1, 9]) assert.throws(() => whole.part(start, [8]), /part \[8\] at -?\d is outside f32\[16\]/)
     const [read, before] = [new Float32Array(3), whole.floats()]
     fromBackend('part', part).read(2, read)
     assert.deepEqual(read, before.subarray(6, 9))

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { type Comparison, compare, readComparison, writeComparison } from '../src/compare/comparison.ts'
@@ -8,6 +8,7 @@ import { readComparedRun } from '../src/compare/runs.ts'
 import { suites } from '../src/compare/suites.ts'
 import { UserError } from '../src/config/errors.ts'
 import { recipes } from '../src/recipes/recipes.ts'
+import { readMetrics } from '../src/run/read.ts'
 import { type Made, makeRun as makeRunIn } from './made_runs.ts'
 import { testFolder } from './training.ts'
 
@@ -116,6 +117,22 @@ describe('a comparison', () => {
         [null, null, false, 0],
       ],
     )
+  })
+
+  it('counts of a branch its own speed alone, and no held-out loss before the end', () => {
+    const directory = makeRun({ recipe: 'nvfp4', loss: () => 2, until: 15 })
+    const [config, metrics] = ['config.json', 'metrics.jsonl'].map(name => join(directory, name)) as [string, string]
+    const branch = { run: 'trunk', step: 10, recipe: 'bf16' }
+    writeFileSync(config, JSON.stringify({ ...JSON.parse(readFileSync(config, 'utf8')), branch }))
+    const records = [...readMetrics(directory)].map(record =>
+      record.step > 10 ? record : { ...record, tokens_per_second: 1 },
+    )
+    writeFileSync(
+      metrics,
+      [...records, { step: 15, validation_loss: 3 }].map(record => `${JSON.stringify(record)}\n`).join(''),
+    )
+    const [arm] = compareDirectories([directory], 'nvfp4').arms
+    assert.deepEqual([arm!.status, arm!.tokens_per_second, arm!.validation_loss], ['unfinished', 1000, null])
   })
 
   it('judges an expected order', () => {

@@ -10,6 +10,7 @@ import { mixtureOf } from '../src/data/mixture.ts'
 import { expandPaths } from '../src/data/paths.ts'
 import { permuted } from '../src/data/permutation.ts'
 import { type Batch, bitsPerByte, Sampler, type SamplerOptions, Validation, windowsOf } from '../src/data/sampler.ts'
+import { MemoryStream } from '../src/data/stream.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { readTokens, scratchFolder } from './scratch.ts'
@@ -32,6 +33,13 @@ describe('byte tokenizer', () => {
     assert.deepEqual([tokenizer.tokens, tokenizer.vocab, tokenizer.vocab % 16], [257, 272, 0])
     assert.deepEqual([tokenizer.bytesOf(65), tokenizer.bytesOf(256)], [1, 0])
   })
+})
+
+it('a batch counts the bytes of its targets, of which a separator has none', () => {
+  const stream = new MemoryStream(Uint16Array.of(256, 65, 66, 256, 67), 2)
+  const options: SamplerOptions = { sequence: 4, microBatch: 1, boundaries: 'reset' }
+  const { targets, starts, bytes } = new Validation(stream, tokenizer, 1, options).batch(0)
+  assert.deepEqual([[...targets], [...starts], bytes], [[65, 66, 256, 67], [0, 0, 0, 3], 3])
 })
 
 describe('embedded corpus', () => {

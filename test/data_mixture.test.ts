@@ -31,6 +31,14 @@ describe('mixture', () => {
     assert.ok(Math.abs(third[0]! / (third[0]! + third[1]!) - 1 / 3) < 1e-6)
   })
 
+  it('takes the first of several sources that want a sequence alike', () => {
+    const equal = mixtureOf({ blend: [{ weight: 1 }, { weight: 1 }, { weight: 2 }] }, 4, 2)
+    assert.deepEqual(
+      order(equal, 8).map(({ source }) => source),
+      [2, 0, 1, 2, 2, 0, 1, 2],
+    )
+  })
+
   it('keeps every source within one sequence of its share, at every moment', () => {
     for (const weights of [[7, 2, 1], [0.33, 0.33, 0.34], [1, 1e-3, 5], [1]]) {
       const mixture = mixtureOf({ blend: weights.map(weight => ({ weight })) }, 1000, 4)

@@ -12,7 +12,8 @@ const withControl =
   ({ n }: Record<string, number>) => ({
     control: Float32Array.of(rate, 1 - 0.9 ** t, 1 - 0.95 ** t, factor, 1, finite, 0, 0),
     v: Float32Array.from({ length: n! }, (_, i) => (i % 5) * 1e-3),
-    flags: Uint8Array.from({ length: n! / 16 }, (_, i) => (i + 1) % 4),
+    // Neighbours that share both flags, one of them, or none.
+    flags: Uint8Array.from({ length: n! / 16 }, (_, i) => [1, 3, 2, 0, 0, 3, 1, 2][i % 8]!),
   })
 const scalars = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
 

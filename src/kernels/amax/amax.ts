@@ -29,6 +29,13 @@ export const amax = defineKernel({
       dims: { rows: 2, cols: 16 },
       inputs: () => ({ x: new Float32Array(32).fill(-0) }),
     },
+    {
+      name: 'NaN and infinity',
+      dims: { rows: 2, cols: 80 },
+      inputs: () => ({
+        x: Float32Array.from({ length: 160 }, (_, i) => [Number.NaN, Number.NEGATIVE_INFINITY, 1][i % 3]!),
+      }),
+    },
     { dims: { rows: 2048, cols: 1024 }, bench: true },
   ],
   tolerance: 0,

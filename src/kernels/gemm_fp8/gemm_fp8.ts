@@ -65,6 +65,7 @@ export const gemmFp8 = defineKernel({
         [144, 272, 512, false, true],
         [160, 128, 256, true, false],
         [32, 144, 640, false, false],
+        [5, 140, 1100, false, true],
       ] as const
     ).map(([m, n, k, squareA, squareB], i) => ({
       dims: dimsOf(m, n, k, squareA, squareB),

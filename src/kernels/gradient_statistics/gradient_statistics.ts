@@ -36,16 +36,17 @@ export const gradientStatistics = defineKernel({
   },
   cases: [
     { dims: { segments: 1, n: 16 }, inputs: () => ({ ends: Uint32Array.of(1) }) },
-    {
-      name: 'an empty segment, zeros, and values that are not finite',
+    // Beside large squares counts would be lost in the tolerance.
+    ...[3, 3e18].map(size => ({
+      name: `an empty segment, zeros, and values up to ${size} and not finite`,
       dims: { segments: 4, n: 96 },
       inputs: () => ({
         ends: Uint32Array.of(2, 2, 3, 6),
         g: Float32Array.from({ length: 96 }, (_, i) =>
-          i < 32 ? i - 5 : i < 48 ? (i % 2 ? -0 : 0) : [Number.NaN, Number.POSITIVE_INFINITY, -3e18, 1e-30][i % 4]!,
+          i < 32 ? i - 5 : i < 48 ? (i % 2 ? -0 : 0) : [Number.NaN, Number.POSITIVE_INFINITY, -size, 1e-30][i % 4]!,
         ),
       }),
-    },
+    })),
     { dims: { segments: 2, n: 16 * 9001 }, inputs: () => ({ ends: Uint32Array.of(30, 9001) }) },
     {
       name: 'more segments than a block has threads',
