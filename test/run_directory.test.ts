@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import {
-  appendFileSync,
   chmodSync,
   existsSync,
   mkdirSync,
@@ -20,7 +19,7 @@ import { loadConfig } from '../src/config/load.ts'
 import type { RunPreset } from '../src/config/schema.ts'
 import { createRunDirectory, openRun } from '../src/run/open.ts'
 import { type Origin, readConfig, readEvents, readMetrics, readNumerics } from '../src/run/read.ts'
-import { cutRecords, isTraining, isValidation, readRecords } from '../src/run/records.ts'
+import { isTraining, isValidation } from '../src/run/records.ts'
 import type { Run } from '../src/run/run.ts'
 
 const preset: RunPreset = {
@@ -345,62 +344,6 @@ describe('the lock of a run', () => {
     refuses(
       () => open(directory),
       `${named} is being written by process 12 on elsewhere; if that has ended, delete ${named}/lock`,
-    )
-  })
-})
-
-describe('records', () => {
-  const lines = (...records: object[]) => records.map(record => `${JSON.stringify(record)}\n`).join('')
-
-  it('are read without a torn last line', () => {
-    const directory = start(3)
-    appendFileSync(join(directory, 'metrics.jsonl'), '{"step":4,"lo')
-    assert.deepEqual(
-      [...readMetrics(directory)].map(({ step }) => step),
-      [1, 2, 3],
-    )
-    assert.deepEqual([...readRecords(join(directory, 'none.jsonl'))], [])
-  })
-
-  it('are cut after a step, torn lines too, in every file', () => {
-    const directory = fresh()
-    mkdirSync(directory)
-    const path = (name: string) => join(directory, name)
-    writeFileSync(
-      path('metrics.jsonl'),
-      lines({ step: 1, loss: 3 }, { step: 2, loss: 3 }, { step: 2, validation_loss: 'é' }, { step: 3, loss: 1 }),
-    )
-    writeFileSync(path('events.jsonl'), `${lines({ step: 2, event: 'a' })}{"step":`)
-    writeFileSync(path('numerics.jsonl'), '{"st')
-    cutRecords(directory, 2)
-    assert.equal(
-      readFileSync(path('metrics.jsonl'), 'utf8'),
-      lines({ step: 1, loss: 3 }, { step: 2, loss: 3 }, { step: 2, validation_loss: 'é' }),
-    )
-    assert.equal(readFileSync(path('events.jsonl'), 'utf8'), lines({ step: 2, event: 'a' }))
-    assert.equal(readFileSync(path('numerics.jsonl'), 'utf8'), '')
-    cutRecords(directory, 2)
-    assert.equal([...readMetrics(directory)].length, 3)
-  })
-
-  it('are read across the borders of what is read at once', () => {
-    const path = fresh()
-    const records = Array.from({ length: 5000 }, (_, step) => ({ step, text: 'ü'.repeat(step % 150) }))
-    writeFileSync(path, lines(...records))
-    assert.deepEqual([...readRecords(path)], records)
-    const directory = fresh()
-    mkdirSync(directory)
-    writeFileSync(join(directory, 'metrics.jsonl'), lines(...records))
-    cutRecords(directory, 4500)
-    assert.equal(readFileSync(join(directory, 'metrics.jsonl'), 'utf8'), lines(...records.slice(0, 4501)))
-  })
-
-  it('name a line that is none', () => {
-    const path = fresh()
-    writeFileSync(path, '{"step":1}\n{"ste\n{"step":3}\n')
-    refuses(
-      () => [...readRecords(path)],
-      `${path.replace(root, 'ROOT')}, line 2: found no record, wanted {"step": ...}`,
     )
   })
 })
