@@ -5,6 +5,7 @@ import { presets } from '../presets/index.ts'
 import { commandLine, commandWords } from '../src/compare/command.ts'
 import type { Arm, Comparison } from '../src/compare/comparison.ts'
 import type { Pair } from '../src/compare/pairs.ts'
+import { percent } from '../src/compare/summary.ts'
 import { loadConfig } from '../src/config/load.ts'
 import { html, json, typeset } from '../src/report/html.ts'
 import type { ReportedArm } from '../src/report/read.ts'
@@ -157,4 +158,13 @@ describe('markup', () => {
     assert.equal(json({ a: '</script>' }).text, '{"a":"\\u003c/script>"}')
     assert.equal(typeset('-2.33 % to -1.80 %, nvfp4-plain'), '−2.33\u00a0% to −1.80\u00a0%, nvfp4-plain')
   })
+})
+
+it('shares have the sign of what is printed', () => {
+  const shares = [0.0143, -0.0143, 0.00004, -0.00004, 0, -0]
+  assert.deepEqual(
+    shares.map(share => percent(share)),
+    ['+1.43 %', '-1.43 %', '0.00 %', '0.00 %', '0.00 %', '0.00 %'],
+  )
+  assert.equal(percent(-0.004, 0), '0 %')
 })

@@ -41,8 +41,8 @@ export function register(program: Command): void {
 Learning rate and data go on as they would have. With --steps the new run can be continued by "halfbyte resume".
 
 Examples:
-  halfbyte branch runs/tiny-001 --at 400 --recipe bf16                 what would BF16 do from here?
-  halfbyte branch runs/tiny-001 --at 400 --recipe bf16 --steps 50      a short check of a running training`,
+  halfbyte branch runs/tiny-001 --at 1000 --recipe bf16                what would BF16 do from here?
+  halfbyte branch runs/tiny-001 --at 1000 --recipe bf16 --steps 50     a short check of a running training`,
     )
     .action(async (from: string, overrides: string[], { at, recipe, steps, run }: BranchOptions) => {
       if (!Object.hasOwn(recipes, recipe)) throw new UserError(unknownName('recipe', recipe, Object.keys(recipes)), 2)

@@ -5,9 +5,11 @@ import { mean } from './statistics.ts'
 
 /** The final table of a comparison as text, cell by cell: what the terminal and the report both show. */
 
-/** A signed share, as `-1.43 %`. */
-export const percent = (share: number, digits = 2): string =>
-  `${share > 0 ? '+' : ''}${(100 * share).toFixed(digits)} %`
+/** A signed share, as `-1.43 %`; what is rounded to zero has no sign. */
+export const percent = (share: number, digits = 2): string => {
+  const text = (100 * share).toFixed(digits)
+  return `${Number(text) > 0 ? '+' : ''}${Number(text) === 0 ? text.replace('-', '') : text} %`
+}
 
 export const between = (interval: Interval['interval'] | undefined, digits = 2): string =>
   interval ? `${percent(interval[0], digits)} to ${percent(interval[1], digits)}` : ''

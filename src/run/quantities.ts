@@ -1,6 +1,6 @@
 /** 812 → `812`, 12345 → `12.3k`, 10e12 → `10.0T`. */
 export function formatCount(value: number): string {
-  if (value < 1000) return value.toFixed(0)
+  if (value < 999.5) return value.toFixed(0)
   const units = ['k', 'M', 'B', 'T']
   let scaled = value / 1000
   while (scaled >= 999.5 && units.length > 1) {
