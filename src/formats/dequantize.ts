@@ -1,3 +1,4 @@
+import { wantArgument, wantFormat, wantObject } from './arguments.ts'
 import { formats } from './formats.ts'
 import { decode, e4m3 } from './minifloat.ts'
 import { codeAt, type QuantizedMatrix } from './quantize.ts'
@@ -29,8 +30,31 @@ export function scaleValue({ format: name, scales }: QuantizedMatrix, index: num
   return kind === 'e4m3' ? decode(e4m3, stored) : kind === 'ue8m0' ? decodeUe8m0(stored) : stored
 }
 
-/** Values [rows, cols] of a quantised matrix. */
+/** @throws TypeError or RangeError naming the part of a quantised matrix that is missing, of another type or too short */
+export function checkMatrix(matrix: QuantizedMatrix, name: string): void {
+  wantObject(name, matrix)
+  wantFormat(`${name}.format`, matrix.format)
+  const { rows, cols, codes, scales, amax, outer } = matrix
+  const { block, element, tensorScale } = formats[matrix.format]
+  const isWhole = !Number.isFinite(block)
+  const parts = {
+    codes: [codes, Math.ceil((rows * cols * element.bits) / 8)],
+    scales: [scales, isWhole ? 1 : Math.ceil(rows / block) * Math.ceil(cols / block)],
+    amax: [amax, tensorScale ? (outer === 'row' ? rows : 1) : 0],
+  } as const
+  for (const [part, [array, least]] of Object.entries(parts)) {
+    wantArgument(ArrayBuffer.isView(array), `${name}.${part}`, array, 'a typed array')
+    if (!(array.length >= least))
+      throw new RangeError(`${name}.${part}: found ${array.length} elements, wanted ${least} for ${rows} x ${cols}`)
+  }
+}
+
+/**
+ * Values [rows, cols] of a quantised matrix.
+ * @throws TypeError or RangeError naming the part that is missing or too short
+ */
 export function dequantizeMatrix(matrix: QuantizedMatrix): Float32Array {
+  checkMatrix(matrix, 'matrix')
   const { rows, cols, codes, amax, outer, bound } = matrix
   const { element, tensorScale } = formats[matrix.format]
   const values = new Float32Array(rows * cols)

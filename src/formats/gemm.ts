@@ -1,4 +1,4 @@
-import { scaleIndex, scaleValue } from './dequantize.ts'
+import { checkMatrix, scaleIndex, scaleValue } from './dequantize.ts'
 import { formats } from './formats.ts'
 import { decode } from './minifloat.ts'
 import { codeAt, type QuantizedMatrix } from './quantize.ts'
@@ -15,6 +15,8 @@ import { codeAt, type QuantizedMatrix } from './quantize.ts'
  * Source: docs/numerics.md, "GEMM semantics".
  */
 export function multiplyQuantized(a: QuantizedMatrix, b: QuantizedMatrix): Float32Array {
+  checkMatrix(a, 'a')
+  checkMatrix(b, 'b')
   if (a.cols !== b.cols) throw new RangeError(`a contraction of ${a.cols} columns with ${b.cols} columns`)
   const fround = Math.fround
   const inner = a.cols

@@ -1,7 +1,8 @@
+import { wantArgument, wantChoices, wantFloats, wantFormat, wantObject } from './arguments.ts'
 import { dequantizeMatrix } from './dequantize.ts'
 import { type FormatName, formats } from './formats.ts'
 import { hadamardSizes, rotate, type Signs, signWords, transpose, unrotate } from './hadamard.ts'
-import { type QuantizedMatrix, type QuantizeOptions, quantizeMatrix } from './quantize.ts'
+import { checkOptions, type QuantizedMatrix, type QuantizeOptions, quantizeMatrix } from './quantize.ts'
 
 /**
  * From a matrix as it stands to one whose rows are whole blocks, and back:
@@ -41,6 +42,13 @@ export function layoutOf(
   shape: readonly [number, number],
   options: PrepareOptions & Pick<QuantizeOptions, 'random' | 'stream'>,
 ): Preparation {
+  wantArgument(Array.isArray(shape) && shape.length === 2, 'shape', shape, 'rows and columns, [rows, cols]')
+  wantObject('options', options)
+  wantFormat('options.format', options.format)
+  if (options.rotate !== undefined) {
+    wantObject('options.rotate', options.rotate)
+    wantChoices({ 'rotate.signs': options.rotate.signs }, { 'rotate.signs': ['fixed', 'fresh', 'none'] })
+  }
   for (const size of shape)
     if (!Number.isSafeInteger(size) || size < 1)
       throw new RangeError(`a matrix of ${shape.join(' x ')} has nothing to quantise`)
@@ -100,7 +108,9 @@ export function quantize(
   shape: readonly [number, number],
   options: QuantizeTensorOptions,
 ): QuantizedTensor {
+  wantFloats('values', values)
   const layout = layoutOf(shape, options)
+  checkOptions(options)
   if (values.length !== shape[0] * shape[1])
     throw new RangeError(`${values.length} values are not a matrix of ${shape.join(' x ')}`)
   const { rows, cols, rotation } = layout
@@ -111,4 +121,8 @@ export function quantize(
 }
 
 /** The values of a quantised matrix in its own shape: rotation undone, padding cropped, transposed back. */
-export const dequantize = (tensor: QuantizedTensor): Float32Array => restore(dequantizeMatrix(tensor), tensor.layout)
+export function dequantize(tensor: QuantizedTensor): Float32Array {
+  const values = dequantizeMatrix(tensor)
+  wantObject('tensor.layout', tensor.layout)
+  return restore(values, tensor.layout)
+}

@@ -1,3 +1,4 @@
+import { wantArgument, wantChoices, wantFloats, wantFormat, wantObject } from './arguments.ts'
 import { type FormatName, formats, type NumberFormat } from './formats.ts'
 import { decode, e4m3, encodeStochastic, type MiniFloat } from './minifloat.ts'
 import { philox } from './philox.ts'
@@ -104,10 +105,23 @@ export function limitsOf(options: Pick<QuantizeOptions, 'format' | 'round' | 'he
   return { limit, bound: fround((options.fourOverSix ? 256 : e4m3.max) * limit) }
 }
 
+/** Words that options may be. */
+const choices = {
+  round: ['nearest', 'stochastic', 'eden'],
+  scaleOrder: ['q6', 'm6'],
+  fourOverSix: ['mae', 'mse'],
+  outer: ['tensor', 'row'],
+  mxScale: ['up', 'floor'],
+  source: ['f32', 'bf16'],
+}
+
 /**
- * @throws RangeError on options that exclude each other or that the format does not have
+ * @throws TypeError on options that are none, RangeError on options that exclude each other or that the format does not have
  */
 export function checkOptions(options: QuantizeOptions): void {
+  wantObject('options', options)
+  wantFormat('options.format', options.format)
+  wantChoices(options as object as Record<string, unknown>, choices)
   const { round = 'nearest', fourOverSix, square, outer, headroom, random, format: name } = options
   const { scale, tensorScale } = formats[name]
   const no = (what: string): never => {
@@ -152,17 +166,21 @@ export function quantizeMatrix(
   cols: number,
   options: QuantizeOptions,
 ): QuantizedMatrix {
-  const format = formats[options.format]
+  wantFloats('values', values)
   checkOptions(options)
+  const format = formats[options.format]
   const { element } = format
+  for (const [name, size] of Object.entries({ rows, cols }))
+    wantArgument(Number.isSafeInteger(size) && size >= 0, name, size, 'a whole number from 0')
   if (values.length !== rows * cols)
     throw new RangeError(`${values.length} values are not a matrix of ${rows} x ${cols}`)
   if ((cols * element.bits) % 8 !== 0)
     throw new RangeError(`${options.format} packs two codes to a byte, so the columns must be even, got ${cols}`)
   const perRow = options.outer === 'row'
+  if (options.amax !== undefined) wantFloats('options.amax', options.amax)
   const amax = options.amax ?? (perRow ? amaxOfRows(values, rows, cols) : amaxOf(values))
-  if (perRow && amax.length !== rows)
-    throw new RangeError(`amax has ${amax.length} elements, one for each of ${rows} rows wanted`)
+  if (perRow ? amax.length !== rows : amax.length === 0)
+    throw new RangeError(`amax has ${amax.length} elements, ${perRow ? `one for each of ${rows} rows` : 'one'} wanted`)
 
   const whole = !Number.isFinite(format.block)
   const width = whole ? cols : format.block
