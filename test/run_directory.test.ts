@@ -99,6 +99,19 @@ describe('a run that something else has written to', () => {
     }
   })
 
+  it('and deleted while it trains is not begun again', () => {
+    const directory = fresh()
+    const run = openRun(directory, config, origin)
+    run.metrics({ step: 1, loss: 5, tokens: 1, lr: 1, grad_norm: 1, tokens_per_second: 1 })
+    rmSync(directory, { recursive: true })
+    refuses(
+      () => run.save(weights(1), { step: 1, seed: 1, tokens: 1 }),
+      `run directory ${directory.replace(root, 'ROOT')} is gone: it was deleted or moved while it trained`,
+    )
+    run.close()
+    assert.ok(!existsSync(directory))
+  })
+
   it('is refused by the file of records that cannot be read or holds others', () => {
     const directory = made()
     mkdirSync(join(directory, 'metrics.jsonl'))

@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { UserError } from '../config/errors.ts'
 import type { RunConfig } from '../config/schema.ts'
 import {
   type Checkpoint,
@@ -8,7 +10,7 @@ import {
   type WriteOptions,
   writeCheckpoint,
 } from './checkpoint.ts'
-import { type RecordFile, recordFiles } from './layout.ts'
+import { names, type RecordFile, recordFiles } from './layout.ts'
 import {
   type EventRecord,
   RecordWriter,
@@ -70,10 +72,12 @@ export class Run {
   /**
    * Saves a checkpoint, then deletes the oldest beyond `checkpoint.keep`. Records up to its step must have been written, because resuming
    * from it keeps them and writes none of them again. A step already saved is not saved twice.
-   * @throws UserError if the disk is full or the system refuses; the older checkpoints stay.
+   * @throws UserError if the disk is full, the system refuses or the directory is gone; the older checkpoints stay.
    */
   save(files: CheckpointFiles, state: TrainingState, options?: WriteOptions): void {
     if (this.#saved === state.step) return
+    if (!existsSync(join(this.directory, names.config)))
+      throw new UserError(`run directory ${this.directory} is gone: it was deleted or moved while it trained`)
     for (const writer of [...Object.values(this.#writers), ...this.#sinks]) writer.sync()
     writeCheckpoint(this.directory, files, state, options)
     this.#saved = state.step
