@@ -10,7 +10,7 @@ import { mixtureOf } from '../src/data/mixture.ts'
 import { expandPaths } from '../src/data/paths.ts'
 import { permuted } from '../src/data/permutation.ts'
 import { type Batch, bitsPerByte, Sampler, type SamplerOptions, Validation, windowsOf } from '../src/data/sampler.ts'
-import { MemoryStream } from '../src/data/stream.ts'
+import { MemoryStream, partOf } from '../src/data/stream.ts'
 import { tokenizers } from '../src/data/tokenizer.ts'
 import { Stream } from '../src/formats/philox.ts'
 import { readTokens, scratchFolder } from './scratch.ts'
@@ -33,6 +33,16 @@ describe('byte tokenizer', () => {
     assert.deepEqual([tokenizer.tokens, tokenizer.vocab, tokenizer.vocab % 16], [257, 272, 0])
     assert.deepEqual([tokenizer.bytesOf(65), tokenizer.bytesOf(256)], [1, 0])
   })
+})
+
+it('parts of a stream are told apart by where they begin and end', () => {
+  const stream = new MemoryStream(Uint16Array.of(256, 65, 66, 256, 67), 2)
+  const fingerprint = (from: number, to: number) => {
+    const hash = createHash('sha256')
+    partOf(stream, from, to).identify(hash)
+    return hash.digest('hex')
+  }
+  assert.equal(new Set([fingerprint(0, 3), fingerprint(0, 4), fingerprint(1, 3)]).size, 3)
 })
 
 it('a batch counts the bytes of its targets, of which a separator has none', () => {

@@ -29,6 +29,8 @@ describe('mixture', () => {
     assert.deepEqual(proportions([0.125, 1e-3]), [125, 1])
     const third = proportions([1 / 3, 2 / 3])
     assert.ok(Math.abs(third[0]! / (third[0]! + third[1]!) - 1 / 3) < 1e-6)
+    // 349,525.3 and 699,050.7: the one that is missing goes to the larger remainder.
+    assert.deepEqual(third, [349_525, 699_051])
   })
 
   it('takes the first of several sources that want a sequence alike', () => {

@@ -103,6 +103,7 @@ describe('tokenize', () => {
       }
     }
     assert.equal(cutText(Buffer.from('é'.repeat(50)), 51), 50)
+    assert.equal(cutText(Buffer.from('one two six 3 4 5'), 15), 11, 'after a letter, not after a digit')
     const text = 'The whale, the whale! A long sentence of many words goes on and on.\n'.repeat(140_000)
     const { out, manifest } = await tokenize([file('long.txt', text)])
     assert.equal(manifest.shards[0]!.documents, 1)

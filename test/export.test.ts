@@ -58,7 +58,8 @@ describe('export to Hugging Face', () => {
     const name = 'backbone.layers.0.mixer.in_proj.weight'
     assert.deepEqual(values(name), weightsOf(name, [196, 64]))
     assert.equal(tensors.size, 2 + 1 + 5 + 2 * 8 + 4 + 2 * 2)
-    assert.equal(JSON.parse(readFileSync(join(folder, 'hf', 'config.json'), 'utf8')).layer_norm_epsilon, 1e-6)
+    const config = JSON.parse(readFileSync(join(folder, 'hf', 'config.json'), 'utf8'))
+    assert.deepEqual([config.layer_norm_epsilon, config.time_step_min], [1e-6, 1e-30])
   })
 
   it('names an attention block and the FFN after it as a layer where positions are rotary', async () => {
@@ -75,6 +76,17 @@ describe('export to Hugging Face', () => {
       [['ArceeForCausalLM'], 'relu2', 10000, 2],
     )
     assert.equal(config.rms_norm_eps, 1e-6)
+    const read = (changes: object) => {
+      writeFileSync(join(folder, 'arcee', 'config.json'), JSON.stringify({ ...config, ...changes }))
+      return importedPreset(join(folder, 'arcee')).model
+    }
+    assert.deepEqual(read({}), read({ rope_parameters: undefined, rope_theta: 10000 }))
+    assert.equal(read({ head_dim: 32 })!.head_dim, 32)
+    assert.throws(() => read({ tie_word_embeddings: true }), /tie_word_embeddings: found true, wanted false/)
+    assert.throws(
+      () => read({ rope_parameters: { rope_type: 'default', rope_theta: 1, partial_rotary_factor: 0.5 } }),
+      /rope_parameters: found .*, wanted the default rotation of whole heads/,
+    )
   })
 
   it('cuts into shards that an index lists, none beyond the size but a single tensor', async () => {

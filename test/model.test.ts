@@ -124,6 +124,22 @@ describe('model', () => {
     }
   })
 
+  it('rounds at random by the whole seed', () => {
+    const batch = makeBatch(cpu, randomTokens(128, wide.vocab), 64)
+    const weights = build(cpu, 'nvfp4', wide, 64, 128).parameters.value.floats()
+    const gradients = [3, 3 + 2 ** 32, 3].map(seed => {
+      const options = { config: wide, backend: cpu, recipe: findRecipe('nvfp4'), steps: 10, sequence: 64, tokens: 128 }
+      const model = new Model({ ...options, seed, empty: true })
+      model.parameters.value.write(weights)
+      model.weightsChanged()
+      model.setScale(1 / 128)
+      model.loss(batch, 0)
+      return gradientOf(model)
+    })
+    assert.deepEqual(gradients[2], gradients[0])
+    assert.notDeepEqual(gradients[1], gradients[0])
+  })
+
   it('evaluates the same whatever was trained on before', () => {
     const model = build(cpu, 'nvfp4-sr-on-activations', wide, 64, 128)
     const batch = makeBatch(cpu, randomTokens(128, wide.vocab), 64)

@@ -104,4 +104,10 @@ it('a gradient that stays the same moves weights by the learning rate at every s
         .every(g => g === 0),
     )
   }
+  const { gradient } = parameters.named('matrix')
+  gradient.write(new Float32Array(gradient.size).fill(1e30))
+  parameters.named('norm').gradient.write(new Float32Array(20).fill(1))
+  optimizer.update()
+  const { finite, updated, nonFinite } = optimizer.report()()
+  assert.deepEqual([finite, updated, nonFinite], [false, false, []], 'a norm beyond FP32')
 })

@@ -307,6 +307,7 @@ describe('what the page is made of', () => {
       const [low, high] = numerics.ranges[measure]!
       return words[place + step] === 65535 ? undefined : low + (words[place + step]! / 65534) * (high - low)
     }
+    assert.deepEqual(numerics.ranges[1], [0, 5], 'shares begin at 0')
     assert.equal(at(0, 0, 0, 0, 0), undefined, 'bf16 quantises nothing')
     assert.ok(Math.abs(at(1, 0, 2, 1, 3)! - 17) < 1e-3)
     assert.ok(Math.abs(at(1, 1, 1, 2, 6)! - 4) < 1e-3)
