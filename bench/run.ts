@@ -4,6 +4,7 @@ import { packageRoot } from '../src/backends/open.ts'
 import { type Column, renderTable } from '../src/cli/table.ts'
 import { usableProcessors } from '../src/tensor/processors.ts'
 import { measureData } from './data.ts'
+import { digests } from './digests.ts'
 import { growth } from './growth.ts'
 import { commitOf, type KernelTiming, timeKernels } from './kernels.ts'
 import { type PeerSuite, peers } from './peers.ts'
@@ -15,19 +16,21 @@ const usage = `usage: npm run bench -- <suite> [options]
   linear            one linear layer in halfbyte and in PyTorch, alternating
   growth            training steps of growing width and context
   data              training a tokenizer, encoding text, drawing batches from shards
+  digests           what the kernels and three steps of training compute here, to compare with another machine
 
   --json            one line of JSON for each figure
   --threads LIST    numbers of threads, such as 1,2; default: 1 and all (peers and linear: the largest)
   --seconds S       time for one kernel (default 0.5), for a contestant in a round (3), for a size (5)
 cpu:
   --only PART       only kernels with PART in their name
+cpu, digests:
   --level LEVEL     instruction level: avx512, avx2 or portable
 peers, linear:
   --python PATH     Python with bench/peers/requirements.txt; default: bench/peers/.venv/bin/python
   --models LIST     such as dense-256,dense-512,hybrid-256 or linear-512,linear-1024; default: all of the suite
   --rounds N        default 5
-growth:
-  --most N          leave out sizes above N
+growth, digests:
+  --most N          leave out sizes above N (default 8192; digests: dimensions that multiply to more, default all)
 data:
   --vocabulary N    tokens of the tokenizer (default 50257)
 `
@@ -84,7 +87,7 @@ const options = {
   python: { type: 'string' },
   models: { type: 'string' },
   rounds: { type: 'string', default: '5' },
-  most: { type: 'string', default: '8192' },
+  most: { type: 'string' },
   vocabulary: { type: 'string', default: '50257' },
   json: { type: 'boolean', default: false },
   help: { type: 'boolean', short: 'h', default: false },
@@ -149,13 +152,20 @@ const suites: Readonly<Record<string, Suite>> = {
   growth(values, print) {
     const { commit, device } = place()
     print(`commit ${commit}, ${device}`)
-    return located(growth({ seconds: secondsOf(values, 5), most: positive('most', values.most) }, print))
+    return located(growth({ seconds: secondsOf(values, 5), most: positive('most', values.most ?? '8192') }, print))
   },
   data(values, print) {
     const { commit, device } = place()
     print(`commit ${commit}, ${device}`)
     const threads = Math.max(...threadsOf(values))
     return located(measureData({ threads, vocabulary: positive('vocabulary', values.vocabulary) }, print))
+  },
+  digests(values, print) {
+    const { commit, device } = place()
+    print(`commit ${commit}, ${device}`)
+    const most = values.most === undefined ? Number.POSITIVE_INFINITY : positive('most', values.most)
+    const options = { level: values.level, threads: Math.max(...threadsOf(values)), most }
+    return located(digests(options, ({ what, cases, digest }) => print(`${digest}  ${what} (${cases})`)))
   },
 }
 
