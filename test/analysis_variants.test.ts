@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { rank } from '../src/analysis/sensitivity.ts'
 import { asRecipe, isRandom, type Layers, quantises, unquantised, variantsOf } from '../src/analysis/variants.ts'
 import type { Recipe } from '../src/recipes/recipe.ts'
 import { findRecipe, recipes } from '../src/recipes/recipes.ts'
@@ -68,6 +69,7 @@ describe('variants of a recipe', () => {
       dgrad: { a: stochastic, b: row },
       wgrad: { a: stochastic, b: row, hadamard: rotation },
     })
+    assert.deepEqual(inLayer('nvfp4-sr-on-activations', 'without square scaling').dgrad.b, row)
     assert.deepEqual(inLayer('nvfp4', 'without Hadamard rotation').wgrad, { a: stochastic, b: row })
     assert.deepEqual(inLayer('nvfp4', 'without stochastic rounding').wgrad, { a: row, b: row, hadamard: rotation })
     const everywhere = variantsOf('nvfp4', layersOf(findRecipe('nvfp4'))).at(-1)!
@@ -112,4 +114,20 @@ describe('variants of a recipe', () => {
     assert.ok(random('nvfp4-signs-fresh', 'without stochastic rounding'))
     assert.ok(random('quartet2', 'dgrad alone'))
   })
+})
+
+it('layers are scored by the share of the others that suffer less, half of those that suffer as much', () => {
+  const layer = (linear: string, error: number) => {
+    const errors = { weights: error, activations: error, gradients: error, wgrad: error }
+    return { linear, block: 0, parameters: 1, ...errors, loss: null, high_in_run: false }
+  }
+  const ranked = rank([layer('a', 1), layer('b', 2), layer('c', 3)], 'score')
+  assert.deepEqual(
+    ranked.map(({ linear, score }) => [linear, score]),
+    [
+      ['c', 0.9],
+      ['b', 0.5],
+      ['a', 0.1],
+    ],
+  )
 })
