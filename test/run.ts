@@ -28,7 +28,7 @@ const features = cpuFeatures()
 for (const { name } of levels.filter(({ needs }) => needs.every(feature => features.has(feature))))
   (await openBackend('cpu', kernels, { level: name, report: line => console.log(line) })).close()
 
-const minutes = long ? 25 : 3
+const minutes = long ? 25 : 6
 const options = ['--test', '--test-concurrency=2', '--test-reporter=spec', `--test-timeout=${minutes * 60_000}`]
 const { status } = spawnSync(process.execPath, [...options, ...files], { stdio: 'inherit' })
 process.exit(status ?? 1)
