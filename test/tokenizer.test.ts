@@ -132,6 +132,12 @@ describe('tokenizers of files', () => {
       `${specs.gpt2} has no token <eos> to end documents with (its special tokens: <|endoftext|>)`,
     )
   })
+
+  it('are read from a file that does not say the type of its model, as the first one of GPT-2', () => {
+    const json = JSON.parse(readFileSync(specs.gpt2!, 'utf8'))
+    delete json.model.type
+    encodesAll(openTokenizer(file('untyped.json', JSON.stringify(json))), expected.ids.gpt2!)
+  })
 })
 
 /** What the tests change of a tokenizer.json. */
@@ -148,6 +154,8 @@ describe('tokenizers that cannot be used', () => {
       [value => delete (value as Partial<TokenizerJson>).model, 'found the model of no type, wanted BPE'],
       [value => (value.model = [] as never), 'model: found a list, wanted an object'],
       [value => (value.model.vocab = [] as never), 'model.vocab: found a list, wanted an object'],
+      [value => (value.model = { type: 'Unigram', vocab: [['a', 0]] } as never), 'found the model Unigram, wanted BPE'],
+      [value => (value.model.type = 3 as never), 'model.type: found number, wanted text'],
       [value => (value.model.merges = {} as never), 'model.merges: found an object with no keys, wanted a list'],
       [value => (value.model.merges[1] = 1), 'model.merges.1: found number, wanted two tokens'],
       [value => (value.model.merges[0] = ['a']), 'model.merges.0: found a list, wanted two tokens'],

@@ -49,9 +49,13 @@ function openNormalizer(json: NormalizerJson | null | undefined): ((text: string
 const isByteLevel = (json: PreTokenizerJson | null | undefined): boolean =>
   json?.type === 'ByteLevel' || (json?.pretokenizers ?? []).some(isByteLevel)
 
+/** Old files, as GPT-2's, do not say it: only BPE has merges. */
+const typeOf = (model: ModelJson | undefined): string | undefined => model?.type ?? (model?.merges ? 'BPE' : undefined)
+
 /** What keeps a model from being byte-level BPE, or undefined. */
 function unfit({ model, pre_tokenizer }: TokenizerJson): string | undefined {
-  if (model?.type !== 'BPE') return `found the model ${model?.type ?? 'of no type'}, wanted BPE`
+  const type = typeOf(model)
+  if (!model || type !== 'BPE') return `found the model ${type ?? 'of no type'}, wanted BPE`
   if (!model.vocab || !model.merges) return `found a model without ${model.vocab ? 'merges' : 'vocab'}, wanted BPE`
   if (!isByteLevel(pre_tokenizer)) return 'found no ByteLevel pre_tokenizer, wanted byte-level BPE'
   if (model.dropout) return `found dropout ${model.dropout}, wanted none`

@@ -64,8 +64,16 @@ const step =
       pattern: maybe(objectOf({ Regex: maybe(text), String: maybe(text) })),
     })(value, key)
 
+const bpe = objectOf({ vocab: maybe(objectOf({})), merges: maybe(listOf(merge)) })
+
+/** Models of other types have other shapes, and are refused by their type. */
+const model: Check = (value, key) =>
+  isObject(value) && value.type !== undefined && value.type !== 'BPE'
+    ? maybe(text)(value.type, `${key}.type`)
+    : bpe(value, key)
+
 const check = objectOf({
-  model: maybe(objectOf({ vocab: maybe(objectOf({})), merges: maybe(listOf(merge)) })),
+  model: maybe(model),
   added_tokens: maybe(listOf(objectOf({ content }))),
   normalizer: maybe(step('normalizers')),
   pre_tokenizer: maybe(step('pretokenizers')),
