@@ -185,7 +185,7 @@ function* quantising(
   input: string,
   file: SafetensorsFile,
   options: FileOptions,
-  { strict, reporting, work }: { strict: boolean; reporting: boolean; work: WorkDisplay },
+  { strict, reporting, writing, work }: { strict: boolean; reporting: boolean; writing: boolean; work: WorkDisplay },
 ): Pausable<{ description: FileDescription; tensors: Map<string, TensorToWrite>; reports: NamedReport[] }> {
   const note = (name: string, what: string, consequence: string): void => {
     if (strict) throw new UserError(`${input}: tensor "${name}": ${what}`)
@@ -207,7 +207,7 @@ function* quantising(
     const outcome = quantizeTensor(backend, name, stored, values, options, reporting)
     if (!outcome.finite) note(name, 'holds values that are not finite', 'their codes are ordinary numbers')
     description.tensors[name] = { shape: stored.shape as [number, number], dtype: stored.dtype }
-    for (const [part, tensor] of outcome.tensors) tensors.set(part, tensor)
+    if (writing) for (const [part, tensor] of outcome.tensors) tensors.set(part, tensor)
     if (outcome.report) reports.push(outcome.report)
     yield
   }
@@ -227,7 +227,7 @@ async function quantizeFile(input: string, output: string | undefined, flags: Fl
   let backend: Backend | undefined
   try {
     backend = await openBackend(flags.backend, kernels)
-    const how = { strict: Boolean(flags.strict), reporting, work }
+    const how = { strict: Boolean(flags.strict), reporting, writing: output !== undefined, work }
     const made = quantising(backend, input, file, options, how)
     const reports = await stoppable(async signal => {
       const { description, tensors, reports } = await inTurns(made, signal)

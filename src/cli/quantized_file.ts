@@ -1,9 +1,10 @@
+import { dirname } from 'node:path'
 import { z } from 'zod'
 import { UserError } from '../config/errors.ts'
 import { type FormatName, formats } from '../formats/formats.ts'
 import { layoutOf, type Preparation, type QuantizedTensor, type QuantizeTensorOptions } from '../formats/prepare.ts'
 import { limitsOf, type QuantizedMatrix } from '../formats/quantize.ts'
-import { counted, type Pausable, type Progress, replacingFile } from '../run/files.ts'
+import { counted, makeDirectory, type Pausable, type Progress, replacingFile } from '../run/files.ts'
 import {
   floatsOf,
   type SafetensorsDtype,
@@ -92,7 +93,7 @@ export function tensorsOf(
   ]
 }
 
-/** Replaces a safetensors file, showing how far it is; pauses after each tensor. */
+/** Replaces a safetensors file, in a folder that is made if it is not there, showing how far it is; pauses after each tensor. */
 export function* writingTensors(
   path: string,
   tensors: ReadonlyMap<string, TensorToWrite>,
@@ -103,6 +104,7 @@ export function* writingTensors(
   const total = sizes.reduce((sum, bytes) => sum + bytes, 0)
   let done = 0
   const count = (bytes: number) => progress((done = Math.min(total, done + bytes)), total, `writing ${path}`)
+  makeDirectory(dirname(path))
   yield* replacingFile(path, counted(safetensorsChunks(tensors, metadata), count))
 }
 
