@@ -15,7 +15,7 @@ import { cliArguments, runCli } from './cli.ts'
 
 describe('command line', () => {
   it('prints help on stdout that lists every command', () => {
-    for (const args of [[], ['--help'], ['help']]) {
+    for (const args of [[], ['--help'], ['help'], ['help', 'help']]) {
       const { status, stdout, stderr } = runCli(args)
       assert.deepEqual([status, stderr], [0, ''])
       for (const { name, summary } of commands)

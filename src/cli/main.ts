@@ -77,7 +77,7 @@ export async function execute(args: readonly string[], table: readonly CommandRo
   const wanted = commandNamed(args)
   try {
     const program = await createProgram(wanted, table)
-    if (args.length === 0) {
+    if (args.every(arg => arg === 'help')) {
       program.outputHelp()
       return 0
     }
