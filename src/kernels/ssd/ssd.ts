@@ -181,7 +181,7 @@ interface SsdCase {
   name: string
   dims: Dims
   scalars: Record<'offset' | 'groups' | 'state' | 'chunk' | 'sequence', number> & { accumulate?: 0 | 1 }
-  inputs(): { dtBias: Float32Array; aLog: Float32Array; starts: Int32Array }
+  inputs(): { dtBias: Float32Array; aLog: Float32Array; starts: Int32Array; projection?: Float32Array }
   bench?: true
   flops?: number
 }
@@ -217,7 +217,11 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
   const make = (
     name: string,
     sizes: Sizes,
-    { documents, dtBias = -3 }: { documents?: readonly number[]; dtBias?: number } = {},
+    {
+      documents,
+      dtBias = -3,
+      bursts,
+    }: { documents?: readonly number[]; dtBias?: number; bursts?: readonly number[] } = {},
   ): SsdCase => {
     const { batch, sequence, chunk, heads, headDim, groups, state } = sizes
     const rows = batch * sequence
@@ -234,6 +238,7 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
         dtBias: spread(dtBias - 1, dtBias + 1),
         aLog: spread(-1.5, 0.5),
         starts: documents ? documentStarts(rows, sequence, documents) : new Int32Array(rows),
+        ...(bursts && { projection: withBursts(rows, offset + heads, offset, bursts) }),
       }),
     }
   }
@@ -264,5 +269,14 @@ function casesOf(more: { accumulate?: 0 | 1 }): SsdCase[] {
     make('many chunks in units of 16 bytes', many),
     make('many chunks in units of 16 bytes, documents', many, { documents: [130, 200, 70, 260] }),
     make('heads and states of the large presets', { ...many, batch: 1, heads: 2, headDim: 64, groups: 1, state: 128 }),
+    // Backwards the sums over chunks that give daLog cancel, times such a D.
+    ...('accumulate' in more ? [] : [make('slow decay after a token of much', small, { bursts: [2, 19, 43] })]),
   ]
+}
+
+/** dt of 0 for every head but 2000 in the rows given: l grows so large that its differences in one FP32 number would have lost their digits. */
+function withBursts(rows: number, width: number, offset: number, bursts: readonly number[]): Float32Array {
+  const projection = new Float32Array(rows * width)
+  for (const row of bursts) projection.fill(2000, row * width + offset, (row + 1) * width)
+  return projection
 }
