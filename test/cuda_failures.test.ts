@@ -153,6 +153,7 @@ describe('what a cuda backend says', () => {
       fails({ FAIL: 'cuLaunchKernel:2' }, run, room('cuLaunchKernel'))
       backend.capture('key', body)
       fails({ FAIL: 'cuGraphInstantiate:2' }, () => backend.capture('key', body), room('cuGraphInstantiate'))
+      fails({ FAIL: 'cuLaunchKernel:2,cuMemGetInfo:2' }, run, /cuMemGetInfo_v2 failed/, false)
       fails({ FAIL: 'cuMemHostAlloc:2' }, () => c.readLater(), /page-locked memory .*ulimit -l/)
     }))
 

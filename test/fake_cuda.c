@@ -63,7 +63,9 @@ API int cuCtxSetCurrent(void* context) { return 0; }
 API int cuStreamCreate(void** stream, unsigned flags) { return held++, *stream = (void*)7, 0; }
 API int cuStreamDestroy_v2(void* stream) { return held--, 0; }
 API int cuStreamSynchronize(void* stream) { return failure("cuStreamSynchronize"); }
-API int cuMemGetInfo_v2(size_t* available, size_t* total) { return *available = 3u << 20, *total = (size_t)80 << 30, 0; }
+API int cuMemGetInfo_v2(size_t* available, size_t* total) {
+  return *available = 3u << 20, *total = (size_t)80 << 30, failure("cuMemGetInfo");
+}
 API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
   if (bytes > (size_t)1 << 32) return 2;
   const int code = failure("cuMemAlloc");

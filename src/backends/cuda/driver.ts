@@ -187,7 +187,9 @@ export class Driver {
 
   memory(): { free: number; total: number } {
     const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)]
-    this.call('cuMemGetInfo_v2', free, total)
+    // Not explained: the sentence for memory that is used up asks for this.
+    const error = this.#failureOf('cuMemGetInfo_v2', free, total)
+    if (error) throw error
     return { free: Number(free[0]), total: Number(total[0]) }
   }
 
