@@ -97,6 +97,11 @@ describe('safetensors', () => {
     assert.deepEqual([...tensors.keys()], ['__proto__'])
   })
 
+  it('takes nothing within a text for a key', () => {
+    const metadata = { a: '","a":"' }
+    assert.deepEqual(readSafetensors(fileOf({ __metadata__: metadata }, 0)).metadata, metadata)
+  })
+
   const lies: [string, Uint8Array, RegExp][] = [
     ['is empty', new Uint8Array(0), /starts with 8 bytes of length, this has 0 bytes/],
     ['is 5 bytes long', new Uint8Array(5), /this has 5 bytes/],

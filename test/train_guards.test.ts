@@ -121,17 +121,18 @@ describe('a run stops and keeps its last good checkpoint', () => {
     assert.deepEqual(nonFiniteOperands[0], { layer: 'layers.2.mixer.o_proj', tensor: 'output gradient' })
   })
 
-  it('when a weight stops being finite in the very step that would be saved', async () => {
-    const config = smallConfig(folder, 'checkpoint.every=3', 'validation.every=3')
-    const { error, events, before, after } = await trainWith(config, 6, trainer =>
-      change(trainer, 'lm_head.weight', values => {
-        values[0] = Number.POSITIVE_INFINITY
-      }),
-    )
-    assert.match(error!.message, /^training stopped at step 6: .*lm_head; the checkpoint of step 3 is untouched$/)
-    assert.deepEqual([events[0]!.event, events[0]!.layer, events[0]!.tensor], ['non_finite', 'lm_head', 'weight'])
-    assert.ok(isDeepStrictEqual(after, before), 'a checkpoint has changed')
-  })
+  for (const validates of [true, false])
+    it(`when a weight stops being finite in the very step that would be ${validates ? 'validated and ' : ''}saved`, async () => {
+      const config = smallConfig(folder, 'checkpoint.every=3', `validation.every=${validates ? 3 : 0}`)
+      const { error, events, before, after } = await trainWith(config, 6, trainer =>
+        change(trainer, 'lm_head.weight', values => {
+          values[0] = Number.POSITIVE_INFINITY
+        }),
+      )
+      assert.match(error!.message, /^training stopped at step 6: .*lm_head; the checkpoint of step 3 is untouched$/)
+      assert.deepEqual([events[0]!.event, events[0]!.layer, events[0]!.tensor], ['non_finite', 'lm_head', 'weight'])
+      assert.ok(isDeepStrictEqual(after, before), 'a checkpoint has changed')
+    })
 
   it('when a gradient is zero throughout', async () => {
     const config = smallConfig(folder, 'checkpoint.every=2')

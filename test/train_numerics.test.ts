@@ -116,6 +116,19 @@ describe('numerics of a sampled step', () => {
     }
   })
 
+  it('are of whole blocks of lines, the next ones in the next sample', () => {
+    const backend = referenceBackend()
+    const allocate = (dtype: DType, shape: readonly number[]) => persistentTensor(backend, dtype, shape)
+    const x = Float32Array.from({ length: 64 * 64 }, (_, i) => (Math.floor(i / 64 / 16) === 2 ? 1 + (i % 7) : 0))
+    const values = allocate('f32', [64, 64]).write(x)
+    const spec = { format: 'nvfp4', round: 'nearest' } as const
+    const request = { spec, amax: allocate('f32', [2]), random: allocate('u32', [3]), stream: 0 }
+    const image = rowImage(backend, allocate, values, request)
+    const made = { linear: 'l', role: 'xRows', values, transposed: false, image, request, lines: 64 } as const
+    const hasSignal = [0, 1, 2, 3, 4, 5, 6].map(sample => measure(made, sample).snr_db !== null)
+    assert.deepEqual(hasSignal, [false, false, true, false, false, false, true])
+  })
+
   it('have a record for each linear layer and quantised operand, with the gradient of the weight', async () => {
     const trainer = await openTrainer(smallConfig(folder))
     const { numerics } = trainer.step(0, true)
