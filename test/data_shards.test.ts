@@ -52,6 +52,16 @@ describe('files of tokens', () => {
       assert.deepEqual([...into], [-1, -1, -1, -1, -1, ...tokens.slice(3, 7), -1])
     })
 
+  it('find the document that begins at a token or after it, by their index', () => {
+    const begins = documents.map((_, i) => documents.slice(0, i).flat().length)
+    const shard = openShard(kinds['Megatron, 16 bits']!, bytes)
+    const found = tokens.map((_, from) => shard.documentStart(from, 256))
+    assert.deepEqual(
+      found,
+      tokens.map((_, from) => begins.find(begin => begin >= from)),
+    )
+  })
+
   it('have an index that is Megatron’s to the byte', () => {
     const lengths = Int32Array.from(documents, ({ length }) => length)
     for (const type of ['uint16', 'int32'] as const)

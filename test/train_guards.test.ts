@@ -121,6 +121,19 @@ describe('a run stops and keeps its last good checkpoint', () => {
     assert.deepEqual(nonFiniteOperands[0], { layer: 'layers.2.mixer.o_proj', tensor: 'output gradient' })
   })
 
+  it('when gradients are not finite in the first micro-batch alone', async () => {
+    const trainer = await openTrainer(smallConfig(folder))
+    const { model } = trainer
+    const loss = model.loss.bind(model)
+    model.loss = (batch, i) => {
+      model.setScale(i === 0 ? Number.POSITIVE_INFINITY : 1 / trainer.tokensPerStep)
+      loss(batch, i)
+    }
+    const { nonFiniteOperands } = trainer.step(0)
+    model.backend.close()
+    assert.deepEqual(nonFiniteOperands[0], { layer: 'layers.2.mixer.o_proj', tensor: 'output gradient' })
+  })
+
   for (const validates of [true, false])
     it(`when a weight stops being finite in the very step that would be ${validates ? 'validated and ' : ''}saved`, async () => {
       const config = smallConfig(folder, 'checkpoint.every=3', `validation.every=${validates ? 3 : 0}`)
