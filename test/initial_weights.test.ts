@@ -179,6 +179,8 @@ describe('initial weights', () => {
         values.every(v => v > least - 1e-5 && v < most + 1e-5),
         `${name}: ${Math.min(...values)} to ${Math.max(...values)}`,
       )
+      if (name.endsWith('dt_bias'))
+        assert.ok(Math.max(...values) > Math.log10(0.098), `${name}: at most ${10 ** Math.max(...values)}`)
       assert.ok(Math.abs(average - mean) <= (errors * sd) / 64, `${name}: mean ${average}`)
       assert.ok(Math.abs(spread - sd) <= (errors * sd) / 90, `${name}: standard deviation ${spread}`)
     }

@@ -54,6 +54,7 @@ describe('the verdict', () => {
         '4-bit training holds here, at a small price: nvfp4 ends 1.0 % above bf16.',
       ],
       [pair('nvfp4', -0.02, [-0.03, -0.01]), '4-bit training has a price here: nvfp4 ends 2.0 % above bf16.'],
+      [pair('nvfp4', -0.044, [-0.05, -0.04]), '4-bit training has a price here: nvfp4 ends 4.4 % above bf16.'],
       [pair('nvfp4', -0.08, [-0.09, -0.07]), '4-bit training does not hold here: nvfp4 ends 8.0 % above bf16.'],
       [pair('nvfp4', 0.01, [0.005, 0.015]), '4-bit training holds here: nvfp4 ends 1.0 % below bf16.'],
       [
