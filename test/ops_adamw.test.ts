@@ -111,3 +111,23 @@ it('a gradient that stays the same moves weights by the learning rate at every s
   const { finite, updated, nonFinite } = optimizer.report()()
   assert.deepEqual([finite, updated, nonFinite], [false, false, []], 'a norm beyond FP32')
 })
+
+it('the norm of each gradient, its share of zeros, and the largest', () => {
+  const parameters = new Parameters(
+    referenceBackend(),
+    ['first', 'second'].map(name => ({ name, shape: [16], initialise: ones, decay: false })),
+    1,
+  )
+  const optimizer = new Optimizer(parameters, { lr: 1, beta1: 0.9, beta2: 0.95, eps: 1e-12, weight_decay: 0, clip: 1 })
+  for (const most of ['first', 'second']) {
+    for (const { name, gradient } of parameters.all) {
+      // Many ones outweigh a single two.
+      const [value, count] = name === most ? [1, 9] : [2, 1]
+      gradient.write(new Float32Array(gradient.size).fill(value, 0, count))
+    }
+    optimizer.schedule(0, 1)
+    optimizer.update()
+    assert.deepEqual(optimizer.report()().largest, { name: most, norm: 3 })
+    assert.deepEqual(optimizer.gradients().get(most), { norm: 3, zeros: 7 / 16 })
+  }
+})
