@@ -2,10 +2,11 @@ import { basename, extname } from 'node:path'
 import { z } from 'zod'
 import { isTokenizerSpec, tokenizerForms } from '../data/tokenizers.ts'
 import { recipes } from '../recipes/recipes.ts'
+import { isObject } from '../tensor/json.ts'
 import { checkConfig } from './checks.ts'
 import { UserError } from './errors.ts'
 import { configKeys, schemaAt, unknownKey, unknownName, valueAt } from './keys.ts'
-import { isTree, parseYaml, readTree, type Tree } from './read.ts'
+import { parseYaml, readTree, type Tree } from './read.ts'
 import { checkRules } from './rules.ts'
 import { backendActivations, type RunConfig, type RunPreset, runSchema } from './schema.ts'
 import { shown } from './shown.ts'
@@ -14,7 +15,7 @@ import { shown } from './shown.ts'
 function merge(base: Tree, over: Tree): Tree {
   const entries = Object.entries(over).map(([key, value]): [string, unknown] => {
     const below = Object.hasOwn(base, key) ? base[key] : undefined
-    return [key, isTree(value) && isTree(below) ? merge(below, value) : value]
+    return [key, isObject(value) && isObject(below) ? merge(below, value) : value]
   })
   // An assignment would take the key `__proto__` for something else.
   return Object.fromEntries([...Object.entries(base), ...entries])
@@ -149,7 +150,7 @@ export function overrideConfig(config: RunConfig, overrides: readonly string[]):
 
 /** Checks a resolved config read back from a file. */
 export function parseConfig(value: unknown, place: string): RunConfig {
-  if (!isTree(value)) throw new UserError(`${place}: found ${shown(value)}, wanted the config of a run`)
+  if (!isObject(value)) throw new UserError(`${place}: found ${shown(value)}, wanted the config of a run`)
   return resolve(value, `${place}: `, [])
 }
 

@@ -1,15 +1,13 @@
 import { readFileSync, statSync } from 'node:fs'
 import { parseDocument, type YAMLError } from 'yaml'
 import { invalidUtf8 } from '../data/files.ts'
+import { isObject } from '../tensor/json.ts'
 import { UserError } from './errors.ts'
 import { shown } from './shown.ts'
 
 /** Files of keys and values that people write: YAML, of which JSON is a part. */
 
 export type Tree = { [key: string]: unknown }
-
-export const isTree = (value: unknown): value is Tree =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** No config comes near this; a file named by mistake does. */
 const mostBytes = 2 ** 20
@@ -73,7 +71,7 @@ export function readTree(path: string, what: string, exitCode: 1 | 2): Tree {
     throw new UserError(`${path} is not UTF-8: byte ${invalid} (counted from 0) begins no valid character`)
   const text = bytes.toString('utf8')
   const value = parseYaml(text, path)
-  if (isTree(value)) return value
+  if (isObject(value)) return value
   const found = value === null ? 'nothing' : shown(value)
   throw new UserError(`${path}: found ${found}, wanted keys and values such as "steps: 100"`)
 }

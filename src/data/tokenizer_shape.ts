@@ -1,11 +1,9 @@
+import { isObject } from '../tensor/json.ts'
 import { kindOf } from './files.ts'
 
 /** What of a tokenizer.json does not have the shape that its reader takes for granted: the file may come from anywhere. */
 
-type Json = Readonly<Record<string, unknown>>
 type Check = (value: unknown, key: string) => string | undefined
-
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 
 const wanted = (key: string, value: unknown, what: string): string => `${key}: found ${kindOf(value)}, wanted ${what}`
 

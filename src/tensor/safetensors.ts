@@ -2,6 +2,7 @@ import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, rmSync
 import { fromBf16 } from '../formats/bf16.ts'
 import { decodeF16 } from '../formats/f16.ts'
 import { e4m3, e5m2 } from '../formats/minifloat.ts'
+import { isObject } from './json.ts'
 
 /**
  * Safetensors files: 8 bytes little-endian length N, N bytes of JSON, then the tensors' bytes.
@@ -118,9 +119,6 @@ function parseObject(bytes: Uint8Array): Record<string, unknown> {
   if (twice !== undefined) fail(`the header has the key ${quoted(twice)} twice`)
   return value
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** The first key that an object of this valid JSON text has twice; JSON.parse would keep the last silently. */
 function duplicateKey(text: string): string | undefined {
