@@ -38,12 +38,12 @@ export function findDivergence(directory: string): Divergence | undefined {
   return undefined
 }
 
-const isFinished = (directory: string, { steps }: RunConfig): boolean => listCheckpoints(directory).includes(steps)
+const statusIn = (directory: string, { steps }: RunConfig, hasDiverged: () => boolean): Status =>
+  listCheckpoints(directory).includes(steps) ? 'finished' : hasDiverged() ? 'diverged' : 'unfinished'
 
 export function statusOf(directory: string): Status {
   if (!existsSync(join(directory, names.config))) return 'missing'
-  if (isFinished(directory, readRun(directory).config)) return 'finished'
-  return findDivergence(directory) ? 'diverged' : 'unfinished'
+  return statusIn(directory, readRun(directory).config, () => findDivergence(directory) !== undefined)
 }
 
 export interface ComparedRun {
@@ -80,7 +80,7 @@ export function readComparedRun(directory: string): ComparedRun {
     directory,
     config,
     origin,
-    status: isFinished(directory, config) ? 'finished' : divergence ? 'diverged' : 'unfinished',
+    status: statusIn(directory, config, () => divergence !== undefined),
     divergence,
     losses,
     smoothed: smooth(losses, windowOf(config.steps)),
