@@ -76,9 +76,9 @@ function takeCheckpoint(
 
 /** What of the place where a run computes has changed; `1 -> 2` by name. */
 function placementChanges(before: Origin['device'], after: Origin['device']): Record<string, string> {
-  const keys = new Set([...Object.keys(before ?? {}), ...Object.keys(after)])
-  const changed = [...keys].filter(key => before?.[key] !== after[key])
-  return Object.fromEntries(changed.map(key => [key, `${before?.[key] ?? 'absent'} -> ${after[key] ?? 'absent'}`]))
+  const keys = new Set([...Object.keys(before), ...Object.keys(after)])
+  const changed = [...keys].filter(key => before[key] !== after[key])
+  return Object.fromEntries(changed.map(key => [key, `${before[key] ?? 'absent'} -> ${after[key] ?? 'absent'}`]))
 }
 
 /**
